@@ -1,0 +1,87 @@
+# The tangent-kernel book. `make help` lists the commands; all they need is Python 3.11 and make.
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PY := .venv/bin/python
+PORT ?= 8000
+PAGE := _build/html/index.html
+CHAPTERS := $(wildcard notebooks/*.ipynb)
+
+# BLAS does not follow torch's thread setting, and two processes that both want every core stall
+# each other. So each of the parallel workers gets its share of the cores, and no more.
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+share = $(shell n=$$(( $(CORES) / $(1) )); echo $$(( n > 0 ? n : 1 )))
+threads = OMP_NUM_THREADS=$(1) OPENBLAS_NUM_THREADS=$(1) MKL_NUM_THREADS=$(1)
+least = $(shell echo $$(( $(1) < $(2) ? $(1) : $(2) )))
+TEST_WORKERS := $(call least,$(CORES),4)
+BOOK_WORKERS := $(call least,$(TEST_WORKERS),$(words $(CHAPTERS) 1))
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+book: setup ## run what is stale, build the book, say where it is
+	@$(PY) book/_tools/chapters.py run --stale
+	@FORCE=$(FORCE) $(PY) book/_tools/once.py book -- $(MAKE) build
+	@echo "The book: $(PAGE)"
+
+test: setup ## all tests, all chapters, all checks of the book
+	@FORCE=$(FORCE) $(PY) book/_tools/once.py test -- $(MAKE) checks
+
+run: setup ## execute every chapter anew
+	@$(PY) book/_tools/chapters.py run --all
+
+bench: setup ## measure against other tools, side by side
+	@$(PY) -m benchmarks
+
+serve: book ## show the built book at localhost:8000 (or PORT=...)
+	@$(PY) -m http.server --bind localhost --directory _build/html $(PORT)
+
+lint: setup ## style of the code; pairs, figures and headings of the book
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m ruff format --quiet --check . || { echo "run: $(PY) -m ruff format ."; exit 1; }
+	@$(PY) book/_tools/chapters.py check
+
+lock: setup ## pin every dependency of pyproject.toml in requirements.txt
+	@$(PY) book/_tools/lock.py
+
+clean: ## remove what was built; the environment too with ALL=1
+	@rm -rf _build .pytest_cache .ruff_cache .hypothesis *.egg-info $(if $(ALL),.venv)
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# ---- the steps behind these, not for calling by hand
+
+setup: .venv/.ready
+
+# The file .venv/.begun marks a set-up that was cut off; the next one then starts afresh.
+.venv/.ready: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python"; exit 1; }
+	@echo "Setting up .venv from requirements.txt (once; a few minutes) ..."
+	@if test -e .venv/.begun; then rm -rf .venv; fi
+	@mkdir -p .venv && touch .venv/.begun
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install -qq -r requirements.txt
+	@$(PY) -m pip install -qq --no-deps --no-build-isolation -e .
+	@# curvlinops asks for torchvision, through a module that it never imports; one that does not
+	@# fit the build of torch at hand breaks transformers.
+	@$(PY) -m pip uninstall -qq -y torchvision
+	@rm .venv/.begun && touch $@
+
+checks: lint
+	@$(call threads,$(call share,$(TEST_WORKERS))) $(PY) -m pytest -n $(TEST_WORKERS) tests
+	@rm -rf _build/claims && mkdir -p _build/claims
+	@$(if $(CHAPTERS),$(call threads,$(call share,$(BOOK_WORKERS))) ENTK_PROGRESS=off \
+	    ENTK_CLAIMS_DIR="$(CURDIR)/_build/claims" $(PY) -m pytest -p no:python \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 \
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	    -n $(BOOK_WORKERS) --dist loadscope $(CHAPTERS))
+	@$(PY) book/_tools/chapters.py claims _build/claims
+	@$(MAKE) build
+
+# From scratch each time: Sphinx does not repeat the warnings of pages that it has already read.
+build:
+	@rm -rf _build/html _build/.doctrees _build/.jupyter_cache
+	@.venv/bin/jupyter-book build . -n -W --keep-going -q
+
+.PHONY: help book test run bench serve lint lock clean setup checks build

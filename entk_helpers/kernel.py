@@ -1,0 +1,235 @@
+"""Empirical neural tangent kernels: all reductions, whole and layer by layer.
+
+K_cd(x, x') = sum over parameters mu of (d f_c(x)/d theta_mu) (d f_d(x')/d theta_mu).
+The gradients come from `structure.py` as sums of outer products wherever the model allows
+it, and are contracted here without being written out: for one position,
+<b a^T, b' a'^T> = (b.b')(a.a').
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .jacobian import Inputs, Params, Problem, parse_bytes, require_finite, take
+from .progress import progress_bar
+from .structure import Outer, Plan, gradients, read_plan
+
+Reduce = Literal["full", "per_class", "class_averaged", "pseudo"]
+_REDUCTIONS = ("full", "per_class", "class_averaged", "pseudo")
+
+
+def empirical_ntk(
+    model: nn.Module,
+    x: Inputs,
+    x2: Inputs | None = None,
+    *,
+    reduce: Reduce = "class_averaged",
+    params: Params = None,
+    by: str | None = None,
+    class_weight: Float[Tensor, " C"] | None = None,
+    memory: str | int = "1GiB",
+    progress: bool = False,
+) -> Tensor | dict[str, Tensor]:
+    """Return the empirical NTK of a model between the points `x` and `x2` (default: `x`).
+
+    With C outputs, N points in x and M in x2, `reduce` gives
+
+    - ``"full"``: (N, M, C, C), every pair of outputs;
+    - ``"per_class"``: (C, N, M), the diagonal blocks K_cc;
+    - ``"class_averaged"``: (N, M), (1/C) sum_c K_cc: a mean, not a trace, so that
+      eigenvalues scale with 1/C;
+    - ``"pseudo"``: (N, M), (1/C^2) sum_cd K_cd, the kernel of the mean output (the
+      'summed-output' kernel of arXiv 2510.00468, up to the factor).
+
+    Args:
+        model: maps N points to outputs of shape (N, C), each point on its own.
+        x, x2: a tensor, or a tuple or dict of tensors, with the points along dimension 0.
+        params: None for all parameters (frozen ones too), a name, a glob, a list of them.
+        by: ``"tensor"`` or ``"module"`` for a dict of kernels that add up to the whole.
+        class_weight: (C,) multiplies the Jacobian's rows, e.g. ``importance ** (tau / 2)``.
+        memory: bytes for intermediate results; the kernels themselves come on top.
+        progress: show a bar in the terminal.
+
+    Raises:
+        ValueError: for anything that would make the kernel wrong or ambiguous: empty or
+            non-finite data, outputs that are not (N, C), dropout or batch statistics in
+            train mode, unknown parameter names, a budget too small for one point.
+    """
+    if reduce not in _REDUCTIONS:
+        raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, not {reduce!r}")
+    left = Problem.check(model, x, params)
+    right = left if x2 is None else left.with_points(x2)
+    groups = {name: key for key, names in left.groups(by).items() for name in names}
+    rows = _rows(left, reduce, class_weight)
+    plan = read_plan(left)
+    budget = parse_bytes(memory)
+    points, classes = _step(left, plan, reduce, len(rows), max(left.n_points, right.n_points), memory)
+
+    shape = {
+        "full": (left.n_points, right.n_points, *[len(rows)] * 2),
+        "per_class": (len(rows), left.n_points, right.n_points),
+    }.get(reduce, (left.n_points, right.n_points))
+    kernels = {key: torch.zeros(shape, dtype=left.dtype, device=left.device) for key in groups.values()}
+
+    blocks = _blocks(left.n_points, points)
+    other_blocks = _blocks(right.n_points, points)
+    class_blocks = _blocks(len(rows), classes)
+    with progress_bar(len(blocks) * len(class_blocks), "kernel", show=progress) as bar:
+        for some in class_blocks:
+            for a in blocks:
+                mine = gradients(left, plan, take(left.x, a), rows[some])
+                for b in other_blocks:
+                    if right is left and b.start < a.start:
+                        continue  # filled in by symmetry
+                    theirs = mine if right is left and b == a else gradients(
+                        right, plan, take(right.x, b), rows[some]
+                    )
+                    for name, gradient in mine.items():
+                        kernel = kernels[groups[name]]
+                        part = _contract(gradient, theirs[name], reduce, budget // 4)
+                        where = (some, a, b) if reduce == "per_class" else (a, b)
+                        kernel[where] += part
+                        if right is left and a != b:
+                            where = (some, b, a) if reduce == "per_class" else (b, a)
+                            kernel[where] += _mirror(part, reduce)
+                bar.update()
+    if reduce == "class_averaged":
+        for kernel in kernels.values():
+            kernel /= len(rows)
+    for key, kernel in kernels.items():
+        require_finite(kernel, f"the kernel{f' of {key!r}' if by else ''}")
+    return kernels if by else kernels[""]
+
+
+def flatten_kernel(K: Float[Tensor, "N M C C"]) -> Float[Tensor, "NC MC"]:
+    """(N, M, C, C) -> (N*C, M*C); row n*C + c is point n, output c."""
+    if K.dim() != 4 or K.shape[2] != K.shape[3]:
+        raise ValueError(f'K must have shape (N, M, C, C), as reduce="full" gives; got {tuple(K.shape)}')
+    n, m, c, _ = K.shape
+    return K.permute(0, 2, 1, 3).reshape(n * c, m * c)
+
+
+def _rows(problem: Problem, reduce: Reduce, class_weight: Tensor | None) -> Float[Tensor, "R C"]:
+    """The combinations of outputs to differentiate: one a class, or their mean."""
+    c = problem.n_outputs
+    weight = torch.ones(c, dtype=problem.dtype, device=problem.device)
+    if class_weight is not None:
+        if tuple(class_weight.shape) != (c,):
+            raise ValueError(
+                f"class_weight must have shape ({c},), one number an output; "
+                f"got {tuple(class_weight.shape)}"
+            )
+        weight = require_finite(class_weight, "class_weight").to(weight)
+    return weight[None] / c if reduce == "pseudo" else torch.diag(weight)
+
+
+def _step(
+    problem: Problem, plan: Plan, reduce: Reduce, n_rows: int, n_points: int, memory: str | int
+) -> tuple[int, int]:
+    """How many points and how many rows to take at a time within the budget.
+
+    Classes are cut first where the reduction treats them one by one: cutting points costs
+    repeated backward passes, cutting classes only repeated forward passes.
+    """
+    item = problem.dtype.itemsize
+
+    def per_point(classes: int) -> int:
+        held = sum(p.numel() for p in plan.dense.values()) * classes
+        for site in plan.sites:
+            activation, result = site.activation_shape.numel(), site.shape.numel()
+            held += activation + 2 * classes * result
+            g, o, i = site.layout.shape()
+            if _prefer_dense(max(1, result // (g * o)), g, o, i, classes, reduce):
+                held += classes * g * o * i
+        # Two blocks of gradients at a time, and one pass forward and back in the making.
+        return item * (2 * held + (2 + 2 * classes) * problem.activations)
+
+    budget = parse_bytes(memory) * 3 // 4
+    classes = n_rows
+    if reduce in ("class_averaged", "per_class"):
+        while classes > 1 and per_point(classes) * n_points > budget:
+            classes = (classes + 1) // 2
+    need = per_point(classes)
+    if need > budget:
+        raise ValueError(
+            f"memory={memory!r} is too small: one point needs about {need * 4 // 3:,} bytes; "
+            "pass at least that, or fewer parameters through `params`"
+        )
+    return min(n_points, budget // need), classes
+
+
+def _prefer_dense(t: int, g: int, o: int, i: int, rows: int, reduce: Reduce) -> bool:
+    """Whether writing the gradients out costs fewer products a pair than the Gram route."""
+    pairs = rows**2 if reduce == "full" else rows
+    return t * t * g * (i + pairs * o) > pairs * g * o * i
+
+
+def _contract(f: Outer | Tensor, h: Outer | Tensor, reduce: Reduce, budget: int) -> Tensor:
+    """Inner products of two blocks of gradients of one parameter, over (n, m) and classes."""
+    if isinstance(f, Outer) and isinstance(h, Outer):
+        t = max(f.B.shape[3], h.B.shape[3])
+        g, o, i = f.layout.shape()
+        if not _prefer_dense(t, g, o, i, f.B.shape[1], reduce):
+            return _contract_outer(f, h, reduce, budget)
+    f = f.dense() if isinstance(f, Outer) else f
+    h = h.dense() if isinstance(h, Outer) else h
+    if reduce == "per_class":
+        return torch.einsum("nrp,mrp->rnm", f, h)
+    if reduce == "full":
+        return torch.einsum("nrp,msp->nmrs", f, h)
+    return f.flatten(1) @ h.flatten(1).T
+
+
+def _contract_outer(f: Outer, h: Outer, reduce: Reduce, budget: int) -> Tensor:
+    """sum_tt' (a_t.a'_t')(b_t.b'_t'), in strips of points that fit the budget."""
+    n, rows, g, t, _ = f.B.shape
+    m, _, _, s, _ = h.B.shape
+    copies = rows**2 if reduce == "full" else 1
+    strip = budget // max(1, g * t * m * s * (1 + 2 * copies) * f.B.element_size())
+    if f is h and reduce != "full":
+        strip = min(strip, -(-n // 4))  # the strips below the diagonal are all that is needed
+    keep = rows if reduce == "per_class" else 1
+    shape = (n, m, rows, rows) if reduce == "full" else (keep, n, m)
+    out = f.B.new_empty(shape)
+    for a in _blocks(n, max(1, strip)):
+        b = slice(0, a.stop) if f is h and reduce != "full" else slice(0, m)
+        aa = _activation_gram(f.A[a], h.A[b])
+        if reduce == "full":
+            bb = torch.einsum("nrgto,mqgso->gntmsrq", f.B[a], h.B)
+            aa = aa.reshape(g, -1, t, m, s)[..., None, None]
+            out[a] = bb.mul_(aa).sum((0, 2, 4))
+            continue
+        for k in range(keep):
+            bb = torch.zeros_like(aa, dtype=f.B.dtype)
+            for r in range(rows) if keep == 1 else [k]:
+                bb.baddbmm_(_points_first(f.B[a, r]), _points_first(h.B[b, r]).mT)
+            part = bb.mul_(aa).reshape(g, -1, t, b.stop, s).sum((0, 2, 4))
+            out[k, a, b] = part
+            if f is h:
+                out[k, b, a] = part.T
+    return out if reduce in ("full", "per_class") else out[0]
+
+
+def _activation_gram(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products (g, n*t, m*s) of activations, or equality of row numbers."""
+    if a.is_floating_point():
+        return _points_first(a) @ _points_first(b).mT
+    return a.transpose(0, 1).flatten(1)[:, :, None] == b.transpose(0, 1).flatten(1)[:, None, :]
+
+
+def _points_first(value: Tensor) -> Tensor:
+    """(n, g, t, i) -> (g, n*t, i)."""
+    return value.transpose(0, 1).flatten(1, 2)
+
+
+def _mirror(part: Tensor, reduce: Reduce) -> Tensor:
+    """The block below the diagonal that belongs to one above it."""
+    return part.permute(1, 0, 3, 2) if reduce == "full" else part.transpose(-1, -2)
+
+
+def _blocks(n: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]

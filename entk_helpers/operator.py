@@ -1,0 +1,173 @@
+"""The empirical NTK as a linear operator: K v = J (J^T v), with neither J nor K in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import vmap
+
+from .jacobian import Inputs, Params, Problem, fit, parse_bytes, require_finite, vectorised
+
+
+class NTKOperator:
+    """J J^T of a model on N points with C outputs, as a symmetric (N*C, N*C) operator.
+
+    ``K @ v`` maps (N*C,) or (N*C, k) to the same shape; row n*C + c is point n, output c.
+    ``jvp(v)`` is J v, from (P,) or (P, k) to (N*C,) or (N*C, k); ``vjp(u)`` is J^T u, back.
+    Parameters are concatenated in the order of ``model.named_parameters()``. Vectors are
+    cast to the model's dtype. `matvecs` counts the columns that K has multiplied.
+
+    A product costs about three passes backward through the model. Graphs are kept
+    between products where `memory` allows it, and made anew block by block where not.
+
+    Raises ValueError for everything that `empirical_ntk` refuses, and for a vector whose
+    length does not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Inputs,
+        *,
+        params: Params = None,
+        class_weight: Float[Tensor, " C"] | None = None,
+        memory: str | int = "1GiB",
+    ):
+        self._problem = problem = Problem.check(model, x, params)
+        n, c = problem.n_points, problem.n_outputs
+        self.shape = (n * c, n * c)
+        self.n_parameters = sum(p.numel() for p in problem.selected.values())
+        self.dtype, self.device, self.matvecs = problem.dtype, problem.device, 0
+        if class_weight is not None and tuple(class_weight.shape) != (c,):
+            raise ValueError(f"class_weight must have shape ({c},), got {tuple(class_weight.shape)}")
+        weight = torch.ones(c) if class_weight is None else require_finite(class_weight, "class_weight")
+        self._weight = weight.to(problem.device, problem.dtype).repeat(n)
+        self._live = {name: p.detach().requires_grad_() for name, p in problem.selected.items()}
+        # A graph holds the activations, those of its own derivative, and their like.
+        per_point = 6 * problem.activations * problem.dtype.itemsize
+        self._memory = parse_bytes(memory)
+        self._step = fit(per_point, memory, limit=n)
+        self._columns = max(1, self._memory // (per_point * self._step))
+        self._kept = next(iter(self._fresh_graphs())) if self._step == n else None
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        """K @ v."""
+        self.matvecs += 1 if v.dim() == 1 else v.shape[1]
+        return self._columnwise(v, self.shape[0], "v", self._product)
+
+    matvec = __matmul__
+
+    def vjp(self, u: Tensor) -> Tensor:
+        """J^T u."""
+        return self._columnwise(u, self.shape[0], "u", self._pull)
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """J v."""
+        return self._columnwise(v, self.n_parameters, "v", self._push)
+
+    def _columnwise(self, v: Tensor, length: int, name: str, multiply) -> Tensor:
+        if v.dim() not in (1, 2) or len(v) != length:
+            raise ValueError(
+                f"{name} must have shape ({length},) or ({length}, k), got {tuple(v.shape)}"
+            )
+        columns = v.to(self.device, self.dtype).reshape(length, -1).T
+        out = torch.cat([multiply(part) for part in columns.split(self._columns)])
+        return out.T.reshape(-1, *v.shape[1:])
+
+    def _product(self, u: Tensor) -> Tensor:
+        return self._push(self._pull(u))
+
+    def _pull(self, u: Tensor) -> Tensor:
+        """(k, N*C) -> (k, P)."""
+        u = u * self._weight
+        return sum(graph.pull(u[:, rows]) for rows, graph in self._graphs())
+
+    def _push(self, v: Tensor) -> Tensor:
+        """(k, P) -> (k, N*C)."""
+        parts = [graph.push(v) for _, graph in self._graphs()]
+        return torch.cat(parts, dim=1) * self._weight
+
+    def _graphs(self) -> Iterator[tuple[slice, _Graph]]:
+        return iter([self._kept]) if self._kept else self._fresh_graphs()
+
+    def _fresh_graphs(self) -> Iterator[tuple[slice, _Graph]]:
+        start = 0
+        for block in self._problem.blocks(self._step):
+            graph = _Graph.record(self._problem, self._live, block)
+            yield slice(start, start + graph.outputs.numel()), graph
+            start += graph.outputs.numel()
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Autograd's record of one block of points, ready for J^T u and J v.
+
+    J^T u is linear in u, so its own derivative by u, applied to v, is J v: both directions
+    use reverse mode alone, and no forward pass is repeated.
+    """
+
+    live: list[Tensor]
+    outputs: Tensor
+    dual: Tensor
+    gradients: list[Tensor]
+
+    @classmethod
+    def record(cls, problem: Problem, live: dict[str, Tensor], block: Inputs) -> _Graph:
+        with torch.enable_grad():
+            outputs = _outputs(problem, live, block).flatten()
+            dual = torch.zeros_like(outputs, requires_grad=True)
+            gradients = [torch.zeros_like(p) for p in live.values()]
+            if outputs.requires_grad:
+                found = torch.autograd.grad(
+                    outputs, list(live.values()), dual, create_graph=True, allow_unused=True
+                )
+                gradients = [z if g is None else g for z, g in zip(gradients, found, strict=True)]
+        return cls(list(live.values()), outputs.detach() if not outputs.requires_grad else outputs,
+                   dual, gradients)
+
+    def pull(self, u: Tensor) -> Tensor:
+        """(k, n*C) -> (k, P)."""
+        return _flat(_batched_grad([self.outputs], self.live, [u]), len(u))
+
+    def push(self, v: Tensor) -> Tensor:
+        """(k, P) -> (k, n*C)."""
+        sizes = [p.numel() for p in self.live]
+        pieces = [
+            piece.reshape(len(v), *p.shape)
+            for piece, p in zip(v.split(sizes, dim=1), self.live, strict=True)
+        ]
+        return _batched_grad(self.gradients, [self.dual], pieces)[0]
+
+
+def _outputs(problem: Problem, live: dict[str, Tensor], block: Inputs) -> Tensor:
+    def loop() -> Tensor:
+        from .jacobian import leaves, take
+
+        return torch.stack([problem(live, take(block, i)) for i in range(len(leaves(block)[0]))])
+
+    return vectorised(lambda: vmap(lambda point: problem(live, point))(block), otherwise=loop)
+
+
+def _batched_grad(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
+    """Vector-Jacobian products for k cotangents (k, *shape) at once; zero where unconnected."""
+    k = len(cotangents[0])
+    connected = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
+    found: tuple[Tensor | None, ...] = (None,) * len(inputs)
+    if connected:
+        outs, cots = zip(*connected, strict=True)
+        found = torch.autograd.grad(
+            outs, inputs, [c[0] for c in cots] if k == 1 else cots, retain_graph=True,
+            allow_unused=True, is_grads_batched=k > 1,
+        )  # fmt: skip
+    return [
+        i.new_zeros(k, *i.shape) if g is None else g.reshape(k, *i.shape)
+        for i, g in zip(inputs, found, strict=True)
+    ]
+
+
+def _flat(values: list[Tensor], k: int) -> Tensor:
+    return torch.cat([v.reshape(k, -1) for v in values], dim=1).detach()

@@ -1,0 +1,112 @@
+"""The book's figures: one style, and the few kinds of panel that chapters share.
+
+Nothing is computed here; arrays come in, axes come out. The same thing has the same
+colour on every page, from the colour-blind-safe palette of Okabe and Ito.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from torch import Tensor
+
+COLOURS = {
+    "trained": "#0072B2",
+    "untrained": "#8C8C8C",
+    "predicted": "#D55E00",
+    "kept": "#0072B2",
+    "dropped": "#E69F00",
+    "control": "#CC79A7",
+    "accent": "#009E73",
+}
+"""What each colour means: kernels and models by their training, features by their fate."""
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for a chapter; call once, in its first cell."""
+    sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
+    plt.rcParams |= {
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 110,
+        "savefig.dpi": 110,
+        "savefig.facecolor": "white",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": "medium",
+        "axes.titlelocation": "left",
+        "legend.frameon": False,
+        "image.interpolation": "nearest",
+    }
+
+
+def plot_spectrum(
+    ax: Axes,
+    values: Float[Tensor, "*seeds n"],
+    *,
+    label: str | None = None,
+    colour: str = COLOURS["trained"],
+    log: bool = True,
+    **style: object,
+) -> None:
+    """Draw eigenvalues against their index, counted from 1; one thin line a seed."""
+    lines = np.atleast_2d(values.detach().cpu().numpy())
+    index = np.arange(1, lines.shape[1] + 1)
+    style = {"lw": 1.2, "alpha": 1.0 if len(lines) == 1 else 0.55} | style
+    for i, line in enumerate(lines):
+        ax.plot(index, line, color=colour, label=label if i == 0 else None, **style)
+    if log:
+        ax.set_yscale("log")
+    ax.set_xlabel("index of the eigenvalue")
+
+
+def mark_index(ax: Axes, index: int, text: str, *, colour: str = "black", height: float = 0.97) -> None:
+    """Mark the place after `index` eigenvalues, where a cliff would be."""
+    ax.axvline(index + 0.5, color=colour, lw=0.9, ls=(0, (4, 3)), zorder=0)
+    ax.annotate(
+        text, (index + 0.5, height), xycoords=("data", "axes fraction"), xytext=(3, 0),
+        textcoords="offset points", va="top", fontsize="small", color=colour,
+    )  # fmt: skip
+
+
+def plot_heatmap(
+    ax: Axes,
+    scores: Float[Tensor, "k F"],
+    *,
+    xlabel: str = "feature",
+    ylabel: str = "eigenvector",
+    vmax: float = 1.0,
+) -> AxesImage:
+    """Draw scores from 0 (dark) to vmax (bright); row 0, the first eigenvector, at the top."""
+    image = ax.imshow(
+        scores.detach().cpu().numpy(), cmap="mako", vmin=0, vmax=vmax, aspect="auto"
+    )
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return image
+
+
+def plot_history(ax: Axes, history: Mapping[str, Sequence[float]], name: str, **style: object) -> None:
+    """Draw one quantity of a run's history against its steps."""
+    ax.plot(history["step"], history[name], **({"color": COLOURS["trained"]} | style))
+    ax.set(xlabel="training step", ylabel=name)
+
+
+def plot_scores(
+    ax: Axes, scores: Mapping[str, Sequence[float]], *, colours: Mapping[str, str] | None = None
+) -> None:
+    """Draw one dot a seed and a bar at the mean, one row a method, the first at the top."""
+    for row, (name, values) in enumerate(scores.items()):
+        colour = (colours or {}).get(name, COLOURS["untrained"])
+        mean = float(np.mean(values))
+        ax.barh(row, mean, height=0.62, color=colour, alpha=0.35, lw=0)
+        ax.plot(values, [row] * len(values), "o", ms=4, color=colour, mec="white", mew=0.4)
+        ax.annotate(f"{mean:.2f}", (max(values), row), xytext=(7, 0), textcoords="offset points",
+                    va="center", fontsize="small")  # fmt: skip
+    ax.set_yticks(range(len(scores)), list(scores))
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)

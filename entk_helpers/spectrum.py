@@ -1,0 +1,369 @@
+"""Eigenpairs of kernels (dense, through the smaller side, matrix-free), and their cliffs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .jacobian import require_finite
+from .progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenvalues in descending order and their eigenvectors, as COLUMNS.
+
+    Each vector has norm one and its entry of largest magnitude is positive. `residuals`
+    holds ||A v - lambda v|| of each pair, measured; `matvecs` the products that were spent.
+    """
+
+    values: Float[Tensor, " k"]
+    vectors: Float[Tensor, "n k"]
+    residuals: Float[Tensor, " k"]
+    matvecs: int = 0
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class NotConverged(RuntimeError):
+    """Raised by `top_eigenpairs`; `pairs` holds the best pairs so far, with their residuals."""
+
+    def __init__(self, message: str, pairs: Eigenpairs):
+        super().__init__(message)
+        self.pairs = pairs
+
+
+@dataclass(frozen=True)
+class Cliff:
+    """A drop in an ordered spectrum.
+
+    `index` eigenvalues lie above it; `ratio` is the last of them over the next; `score` is
+    the drop in units of the drops around it (see `cliffs`).
+    """
+
+    index: int
+    ratio: float
+    score: float
+
+
+class SymmetricOperator(Protocol):
+    """Anything with a shape that multiplies (n, k) blocks."""
+
+    shape: tuple[int, int]
+
+    def __matmul__(self, v: Tensor) -> Tensor: ...
+
+
+def eigenpairs(K: Float[Tensor, "n n"], k: int | None = None) -> Eigenpairs:
+    """Return the k largest (default: all) eigenpairs of a symmetric matrix.
+
+    Computed in float64, where a kernel's many near-zero eigenvalues do no harm, and
+    returned in the dtype of K. Raises ValueError for a matrix that is not square, finite
+    and symmetric, and for k outside 1..n.
+    """
+    if K.dim() != 2 or K.shape[0] != K.shape[1]:
+        raise ValueError(f"K must be square, got shape {tuple(K.shape)}; see flatten_kernel")
+    require_finite(K, "K")
+    apart = (K - K.T).abs().max()
+    if apart > 1e3 * torch.finfo(K.dtype).eps * K.abs().max():
+        raise ValueError(f"K is not symmetric (max |K - K^T| = {apart:.2g}); pass (K + K.T) / 2 if it should be")
+    k = _check_k(k, len(K), "the size of K")
+    A = K.double()
+    values, vectors = torch.linalg.eigh(A)
+    values, vectors = values.flip(0)[:k], _fix_signs(vectors.flip(1)[:, :k])
+    residuals = (A @ vectors - vectors * values).norm(dim=0)
+    return Eigenpairs(*(t.to(K.dtype) for t in (values, vectors, residuals)))
+
+
+def gram_eigenpairs(J: Float[Tensor, "... P"], k: int | None = None) -> Eigenpairs:
+    """Return the k largest eigenpairs of J J^T, through the smaller side of J.
+
+    J is (n, P), or (N, C, P) for the flattened (N*C, N*C) kernel. The rank is at most
+    min(n, P), and J J^T and J^T J share their nonzero eigenvalues: J^T J w = lambda w gives
+    the eigenvector J w / sqrt(lambda). Rows of zeros (closed gates) cost nothing. Computed
+    in float64 and returned in the dtype of J. `k` defaults to the numerical rank.
+
+    Raises ValueError for k above the numerical rank: there is no direction left to return.
+    """
+    if J.dim() not in (2, 3):
+        raise ValueError(f"J must have shape (n, P) or (N, C, P), got {tuple(J.shape)}")
+    require_finite(J, "J")
+    A = J.reshape(-1, J.shape[-1])
+    open_rows = A.any(1)
+    B = A[open_rows].double()
+    wide = len(B) < B.shape[1]
+    values, small = torch.linalg.eigh(_gram(B if wide else B.T))
+    values, small = values.flip(0), small.flip(1)
+    floor = len(values) * torch.finfo(torch.float64).eps * max(values.max().item(), 0.0) if len(values) else 0.0
+    rank = int((values > floor).sum())
+    k = _check_k(k, rank, "the numerical rank of J")
+    values, small = values[:k], small[:, :k]
+    vectors = small if wide else B @ small / values.sqrt()
+    residuals = (B @ (B.T @ vectors) - vectors * values).norm(dim=0)
+    full = torch.zeros(len(A), k, dtype=torch.float64, device=J.device)
+    full[open_rows] = vectors
+    return Eigenpairs(*(t.to(J.dtype) for t in (values, _fix_signs(full), residuals)))
+
+
+def top_eigenpairs(
+    operator: SymmetricOperator,
+    k: int,
+    *,
+    tol: float = 1e-4,
+    max_matvecs: int | None = None,
+    block: int = 4,
+    seed: int = 0,
+    progress: bool = False,
+) -> Eigenpairs:
+    """Return the k largest eigenpairs of a symmetric positive semi-definite operator.
+
+    Thick-restart block Lanczos with full re-orthogonalisation (Wu & Simon 2000; Golub &
+    Underwood 1977). It stops when every pair has ||A v - lambda v|| <= tol * lambda, its own
+    eigenvalue (or the rounding floor of the operator's dtype), as measured by a last product.
+
+    No residual can show a *missing* copy of a repeated eigenvalue. A block finds up to
+    `block` copies; the result is then probed: Lanczos from a fresh random start, orthogonal
+    to what was found, must find nothing larger than the k-th value, else it goes on.
+
+    Args:
+        operator: has `.shape` and multiplies (n, b) blocks with `@`; a tensor will do.
+            `.dtype` and `.device` are followed where they are torch's.
+        k: number of pairs, less than n.
+        tol: residual of each pair relative to its own eigenvalue.
+        max_matvecs: budget of products; default 1000 + 100 k.
+        block: columns multiplied at once.
+        seed: of the random start. The caller's random state is left alone.
+        progress: show products and the worst residual in the terminal.
+
+    Raises:
+        NotConverged: the budget is spent; carries the partial pairs.
+        ValueError: k or another argument out of range, a shape that is not square, an
+            operator that is not symmetric or gives NaN.
+    """
+    n = _square(operator)
+    k = _check_k(k, n, "the size of the operator")
+    for name, value in (("tol", tol), ("block", block)):
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value!r}")
+    budget = 1000 + 100 * k if max_matvecs is None else max_matvecs
+    if budget < k:
+        raise ValueError(f"max_matvecs={budget} cannot give k={k} pairs; allow at least {2 * k + block}")
+    with progress_bar(budget, "Lanczos", show=progress) as bar:
+        A = _Counted(operator, n, seed, bar)
+        _require_symmetric(A)
+        return _block_lanczos(A, k, tol, budget, min(block, n))
+
+
+def cliffs(
+    values: Float[Tensor, " n"], *, alpha: float = 0.05, window: int = 10, min_ratio: float = 1.1
+) -> list[Cliff]:
+    """Return the drops in a descending spectrum that stand out from the drops around them.
+
+    The score of a drop is its size over the mean of the `window` drops on either side, the
+    largest of those left out (it may be a cliff itself); taken both for the eigenvalues and
+    for their logarithms, and the smaller of the two counts, so that neither the few large
+    eigenvalues at one end nor the vanishing ones at the other pass for cliffs.
+
+    The null is the spectrum of a random Gram matrix. There, spacings in units of their mean
+    follow Wigner's surmise, exp(-pi s^2 / 4) being the chance to exceed s, so the largest of
+    n stays below sqrt(4 / pi log(n / alpha)) but in a share alpha of spectra. The mean is
+    itself estimated from about 20 spacings: a factor 1.5, found by simulation, makes up for
+    that. With it, fewer than alpha of random Gram matrices show any cliff (the tests count).
+
+    A cliff must also have ratio >= `min_ratio`: significant is not yet large. Eigenvalues
+    that are zero to rounding are left out, so a deficient rank is no cliff. With the top of
+    a spectrum alone, the last `window` drops are judged by one side only.
+
+    Raises ValueError for values that are not finite, not descending or fewer than 8.
+    """
+    if values.dim() != 1 or len(values) < 8:
+        raise ValueError(f"values must be one spectrum of at least 8 eigenvalues, got shape {tuple(values.shape)}")
+    require_finite(values, "values")
+    v = values.detach().double().cpu()
+    if (v.diff() > 0).any():
+        raise ValueError("values must be in descending order; pass values.sort(descending=True).values")
+    v = v[v > max(v[0].item(), 0.0) * len(v) * torch.finfo(values.dtype).eps]
+    if len(v) < 8:
+        return []
+    score = torch.minimum(_relative_drops(v, window), _relative_drops(v.log(), window))
+    ratio = v[:-1] / v[1:]
+    threshold = 1.5 * math.sqrt(4 / math.pi * math.log(len(score) / alpha))
+    found = ((score > threshold) & (ratio >= min_ratio)).nonzero().flatten().tolist()
+    return [Cliff(i + 1, ratio[i].item(), score[i].item()) for i in found]
+
+
+def _relative_drops(v: Tensor, window: int) -> Tensor:
+    """Each drop over the mean of its neighbours, the largest neighbour left out."""
+    drops = -v.diff()
+    padded = torch.nn.functional.pad(drops, (window, window), value=-1.0)
+    around = padded.unfold(0, 2 * window + 1, 1).clone()
+    around[:, window] = -1.0
+    around = around.sort(dim=1, descending=True).values[:, 1:]
+    there = around >= 0
+    mean = (around * there).sum(1) / there.sum(1)
+    return torch.where(drops > 0, drops / mean, 0.0)
+
+
+def _block_lanczos(A: _Counted, k: int, tol: float, budget: int, block: int) -> Eigenpairs:
+    """Rayleigh-Ritz on a growing block Krylov space; Q orthonormal, AQ its image.
+
+    The image is stored, so residuals are measured and not inferred, and random columns
+    can join the basis at any time without breaking a recurrence.
+    """
+    # Room for twice what is wanted makes restarts rare; with Q and AQ, memory is 2 n most.
+    most = min(A.n, max(2 * k + 4 * block, 60))
+    Q, AQ = A.random(0), A.random(0)
+    fresh, known = A.random(block), None
+    while True:
+        fresh = _orthonormal(fresh, Q, min(fresh.shape[1], A.n - Q.shape[1]), A)
+        image = A(fresh)
+        Q, AQ = torch.cat([Q, fresh], dim=1), torch.cat([AQ, image], dim=1)
+        theta, S = _ritz(Q, AQ)
+        size, everything = Q.shape[1], Q.shape[1] == A.n
+        # Projected now: after a restart this is the direction of every kept pair's residual.
+        fresh = image - Q @ (Q.T @ image)
+        if size > k or everything:
+            # One pair more than asked for: it tells whether a probe has settled.
+            V, AV = Q @ S[:, : k + 1], AQ @ S[:, : k + 1]
+            residuals = (AV - V * theta[: k + 1].to(V)).norm(dim=0).double().cpu()
+            floor = 100 * torch.finfo(A.dtype).eps * theta.abs().max().item()
+            goal = torch.clamp(tol * theta[: k + 1].abs(), min=floor)
+            pairs = Eigenpairs(theta[:k].to(V), _fix_signs(V[:, :k]), residuals[:k].to(V), A.matvecs)
+            converged = bool((residuals[:k] <= goal[:k]).all())
+            settled = everything or bool(residuals[k] <= max(0.01 * theta[k].abs(), floor))
+            if converged and (everything or (known is not None and settled)):
+                if everything or bool((theta[:k] <= known + goal[:k]).all()):
+                    return _above_floor(pairs, floor)
+                known = None
+            if converged and known is None:
+                # Keep what was found, forget the rest, and look again from elsewhere.
+                Q, AQ, known = V[:, :k], AV[:, :k], theta[:k]
+                fresh = A.random(min(block, 2, A.n - k))
+                continue
+            if A.matvecs + fresh.shape[1] > budget:
+                raise _not_converged(pairs, goal[:k], tol)
+        if size + block > most and size > k + block:
+            keep = S[:, : k + block].to(Q)
+            Q, AQ = Q @ keep, AQ @ keep
+
+
+def _above_floor(pairs: Eigenpairs, floor: float) -> Eigenpairs:
+    rank = int((pairs.values > floor).sum())
+    if rank < len(pairs):
+        raise ValueError(
+            f"k={len(pairs)} is more than the numerical rank of the operator; it has {rank} "
+            "eigenvalues above rounding"
+        )
+    return pairs
+
+
+def _not_converged(pairs: Eigenpairs, goal: Tensor, tol: float) -> NotConverged:
+    done = int((pairs.residuals.double().cpu() <= goal).sum())
+    worst = (pairs.residuals / pairs.values.abs().clamp(min=1e-300)).max().item()
+    return NotConverged(
+        f"{done} of {len(pairs)} pairs converged in {pairs.matvecs} products, with repeated "
+        f"eigenvalues not yet excluded (worst relative residual {worst:.1e}, tol {tol:.1e}); "
+        "raise max_matvecs or tol, or use the partial pairs in .pairs",
+        pairs,
+    )
+
+
+def _ritz(Q: Tensor, AQ: Tensor) -> tuple[Tensor, Tensor]:
+    """Ritz values, descending (float64, on the CPU), and their coefficients like Q."""
+    H = (Q.T @ AQ).double().cpu()
+    theta, S = torch.linalg.eigh((H + H.T) / 2)
+    return theta.flip(0), S.flip(1).to(Q)
+
+
+def _orthonormal(V: Tensor, Q: Tensor, columns: int, A: _Counted) -> Tensor:
+    """`columns` orthonormal columns orthogonal to Q that span V as far as it goes.
+
+    What V lacks (the Krylov space is invariant: a repeated eigenvalue, a small rank) is
+    filled with random directions.
+    """
+    V = V / V.norm(dim=0).clamp(min=torch.finfo(A.dtype).tiny)
+    for _ in range(2):  # twice is enough (Kahan, Parlett)
+        V = V - Q @ (Q.T @ V)
+        U, s, _ = torch.linalg.svd(V, full_matrices=False)
+        V = U[:, s > 1e3 * torch.finfo(A.dtype).eps][:, :columns]
+    missing = columns - V.shape[1]
+    if missing <= 0:
+        return V
+    more = _orthonormal(A.random(missing), torch.cat([Q, V], dim=1), missing, A)
+    return torch.cat([V, more], dim=1)
+
+
+class _Counted:
+    """An operator that counts its products, checks them, and draws vectors that fit it."""
+
+    def __init__(self, operator: SymmetricOperator, n: int, seed: int, bar):
+        dtype = getattr(operator, "dtype", None)
+        self._operator, self._bar = operator, bar
+        self._numpy = dtype is not None and not isinstance(dtype, torch.dtype)
+        self._generator = torch.Generator().manual_seed(seed)
+        self.n, self.matvecs = n, 0
+        self.dtype = dtype if isinstance(dtype, torch.dtype) else torch.float64
+        self.device = "cpu" if self._numpy else getattr(operator, "device", "cpu")
+
+    def __call__(self, v: Tensor) -> Tensor:
+        self.matvecs += v.shape[1]
+        self._bar.update(v.shape[1])
+        out = torch.as_tensor(self._operator @ (v.numpy() if self._numpy else v))
+        if out.shape != v.shape:
+            raise ValueError(f"operator @ v must have shape {tuple(v.shape)}, got {tuple(out.shape)}")
+        return require_finite(out.to(v), "operator @ v")
+
+    def random(self, columns: int) -> Tensor:
+        v = torch.randn(self.n, columns, generator=self._generator, dtype=torch.float64)
+        return v.to(self.device, self.dtype)
+
+
+def _require_symmetric(A: _Counted) -> None:
+    pair = A.random(2)
+    image = A(pair)
+    one, two = (pair[:, 0] @ image[:, 1]).item(), (pair[:, 1] @ image[:, 0]).item()
+    scale = (pair.norm(dim=0) * image.norm(dim=0)).max().item()
+    if abs(one - two) > 1e3 * torch.finfo(A.dtype).eps * scale:
+        raise ValueError(
+            f"operator is not symmetric: u.Av = {one:.6g} and v.Au = {two:.6g} for random u and v"
+        )
+
+
+def _square(operator: SymmetricOperator) -> int:
+    shape = tuple(getattr(operator, "shape", ()))
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
+        raise ValueError(f"operator must have a square shape, got {shape}")
+    return int(shape[0])
+
+
+def _check_k(k: int | None, most: int, what: str) -> int:
+    k = most if k is None else k
+    if not 1 <= k <= most:
+        raise ValueError(f"k={k} must be between 1 and {most}, {what}")
+    return k
+
+
+def _fix_signs(vectors: Tensor) -> Tensor:
+    """Make each column's entry of largest magnitude positive."""
+    if vectors.numel() == 0:
+        return vectors
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    return vectors * torch.where(largest < 0, -1, 1).to(vectors)
+
+
+def _gram(B: Tensor, strips: int = 4) -> Tensor:
+    """B B^T by strips on and below the diagonal."""
+    n = len(B)
+    out = B.new_empty(n, n)
+    step = max(1, -(-n // strips))
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        out[start:stop, :stop] = B[start:stop] @ B[:stop].T
+        out[:stop, start:stop] = out[start:stop, :stop].T
+    return out

@@ -1,0 +1,35 @@
+"""The systems under study, trained from scratch: each `train` returns a `Run`.
+
+Nothing here knows about kernels.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained model with everything needed to study how it got there.
+
+    model: in its final state, on the device it was trained on; `model(inputs)` is (N, C).
+    inputs, targets: the fixed training data, (N, ...) and (N, C) or (N,).
+    history: name -> list; the lists are equally long and one of them is "step".
+    checkpoints: step -> state dict; the untrained model is step 0.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    targets: Tensor
+    history: Mapping[str, list]
+    checkpoints: Mapping[int, dict[str, Tensor]]
+
+    def at(self, step: int) -> nn.Module:
+        """A copy of the model as it was at a checkpoint; `model` itself is left alone."""
+        if step not in self.checkpoints:
+            raise ValueError(f"step is {step}, but checkpoints exist for {sorted(self.checkpoints)}")
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.checkpoints[step])
+        return model
