@@ -26,7 +26,9 @@ def orthonormalise(F: Float[Tensor, "N m"], *, rtol: float = 1e-6) -> Float[Tens
     require_finite(F, "F")
     U, s, _ = torch.linalg.svd(F, full_matrices=False)
     if s.numel() == 0 or s[0] == 0:
-        raise ValueError(f"F, of shape {tuple(F.shape)}, spans nothing; pass at least one nonzero column")
+        raise ValueError(
+            f"F, of shape {tuple(F.shape)}, spans nothing; pass at least one nonzero column"
+        )
     return U[:, s > rtol * s[0]]
 
 
@@ -39,7 +41,9 @@ def subspace_overlap(Q: Float[Tensor, "N q"], F: Float[Tensor, "N m"]) -> float:
     return float((orthonormalise(Q).T @ orthonormalise(F)).square().sum())
 
 
-def alignment(vectors: Float[Tensor, "N k"], features: Float[Tensor, "N F"]) -> Float[Tensor, "k F"]:
+def alignment(
+    vectors: Float[Tensor, "N k"], features: Float[Tensor, "N F"]
+) -> Float[Tensor, "k F"]:
     """Return |cos| between each vector and each feature, uncentred.
 
     Two random directions have a mean |cos| of sqrt(2 / (pi N)). Raises ValueError for a

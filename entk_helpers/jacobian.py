@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -20,6 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 Params = str | Sequence[str] | None
@@ -64,12 +68,18 @@ def jacobian(
     # One copy is being filled, one comes out of the backward pass, activations beside them.
     per_sample = (3 * size + problem.n_outputs * problem.activations) * problem.dtype.itemsize
     step = fit(per_sample, memory, limit=problem.n_points)
-    blocks: dict[str, list[Tensor]] = {key: [] for key in groups}
-    for block in problem.blocks(step):
+    width = {key: sum(problem.selected[n].numel() for n in names) for key, names in groups.items()}
+    out = {key: rows.new_empty(problem.n_points, len(rows), p) for key, p in width.items()}
+    for start, block in zip(range(0, problem.n_points, step), problem.blocks(step), strict=True):
         gradients = per_sample_rows(problem, problem.selected, block, rows)
         for key, names in groups.items():
-            blocks[key].append(torch.cat([gradients[name].flatten(2) for name in names], dim=2))
-    out = {key: require_finite(torch.cat(parts), "the Jacobian") for key, parts in blocks.items()}
+            parts = [
+                gradients[name].reshape(-1, len(rows), problem.selected[name].numel())
+                for name in names
+            ]
+            torch.cat(parts, dim=2, out=out[key][start : start + step])
+    for value in out.values():
+        require_finite(value, "the Jacobian")
     return out if by else out[""]
 
 
@@ -96,33 +106,51 @@ class Problem:
     def check(cls, model: nn.Module, x: Inputs, params: Params = None, *, name: str = "x"):
         """Validate and bind; every refusal is a ValueError that says what would work."""
         n_points = _count_points(x, name)
-        _refuse_train_mode(model)
-        tensors = {key: p.detach() for key, p in model.named_parameters()}
+        x = _each(x, Tensor.detach)
+        _refuse_modules(model)
+        # Cloned, so that a model that writes to its buffers or parameters leaves them as they were.
+        tensors = {key: p.detach().clone() for key, p in model.named_parameters()}
         if not tensors:
             raise ValueError("model has no parameters, so it has no tangent kernel")
         for key, value in tensors.items():
+            if value.is_complex():
+                raise ValueError(
+                    f"parameter {key!r} is complex; give its real and imaginary parts "
+                    "as two real parameters"
+                )
             require_finite(value, f"parameter {key!r}")
         chosen = select(model, params)
         fixed = {key: value for key, value in tensors.items() if key not in chosen}
-        # Cloned, so that a module that counts its calls in a buffer is left as it was.
         fixed |= {key: value.detach().clone() for key, value in model.named_buffers()}
         selected = {key: tensors[key] for key in chosen}
         # Three points are enough to see that one changes another.
         some = take(x, slice(0, 3))
-        counter = _Activations()
+        watch = _Forward(model)
         with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(model)):
-            with counter:
-                alone = [_call(model, selected | fixed, take(x, slice(i, i + 1)))
-                         for i in range(min(n_points, 3))]
+            with watch:
+                alone = [
+                    _call(model, selected | fixed, take(x, slice(i, i + 1)))
+                    for i in range(min(n_points, 3))
+                ]
             together = _call(model, selected | fixed, some)
-            again = _call(model, selected | fixed, some)
+            with torch.enable_grad():
+                again = _call(model, selected | fixed, some)
         _check_outputs(together, alone, again)
+        _refuse_hidden(model, watch.hidden, again)
         return cls(
-            model, x, selected, fixed, n_points, together.shape[1], together.dtype,
-            together.device, counter.numbers // len(alone),
+            model,
+            x,
+            selected,
+            fixed,
+            n_points,
+            together.shape[1],
+            together.dtype,
+            together.device,
+            max(1, watch.numbers // len(alone)),
         )
 
     def __call__(self, params: Mapping[str, Tensor], point: Inputs) -> Float[Tensor, " C"]:
+        """Outputs at one point, with `params` in place of the bound ones."""
         return _call(self.model, self.fixed | dict(params), take(point, None))[0]
 
     def with_points(self, x: Inputs, name: str = "x2") -> Problem:
@@ -205,11 +233,16 @@ def _one_by_one(
                 grads = torch.autograd.grad(
                     out, list(live.values()), row, retain_graph=True, allow_unused=True
                 )
-            per_row.append([
-                torch.zeros_like(value) if grad is None else grad
-                for grad, value in zip(grads, live.values(), strict=True)
-            ])
-    return {name: torch.stack(column) for name, column in zip(live, zip(*per_row), strict=True)}
+            per_row.append(
+                [
+                    torch.zeros_like(value) if grad is None else grad
+                    for grad, value in zip(grads, live.values(), strict=True)
+                ]
+            )
+    return {
+        name: torch.stack(column)
+        for name, column in zip(live, zip(*per_row, strict=True), strict=True)
+    }
 
 
 def select(model: nn.Module, params: Params) -> list[str]:
@@ -221,17 +254,18 @@ def select(model: nn.Module, params: Params) -> list[str]:
     if params is None:
         return names
     canonical = {id(p): name for name, p in model.named_parameters()}
-    aliases = {
-        name: canonical[id(p)] for name, p in model.named_parameters(remove_duplicate=False)
-    }
+    aliases = {name: canonical[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
     wanted = [params] if isinstance(params, str) else list(params)
     if not wanted:
         raise ValueError("params is an empty list; pass None for all parameters, or names or globs")
     found: set[str] = set()
     for pattern in wanted:
-        hits = {aliases[a] for a in aliases if a == pattern or fnmatchcase(a, pattern)}
+        exact = [pattern] if pattern in aliases else []  # a name may look like a glob
+        hits = {aliases[a] for a in exact or aliases if exact or fnmatchcase(a, pattern)}
         if not hits:
-            close = difflib.get_close_matches(pattern, aliases, n=3, cutoff=0.3) or list(aliases)[:3]
+            close = (
+                difflib.get_close_matches(pattern, aliases, n=3, cutoff=0.3) or list(aliases)[:3]
+            )
             raise ValueError(
                 f"params: {pattern!r} matches no parameter; closest: {', '.join(map(repr, close))}"
             )
@@ -271,16 +305,23 @@ def leaves(x: Inputs) -> list[Tensor]:
 
 def take(x: Inputs, index: int | slice | None) -> Inputs:
     """Index the first dimension of every tensor; None adds one."""
+    return _each(x, lambda value: value[index])
+
+
+def _each(x: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """Change every tensor of an input."""
     if isinstance(x, Tensor):
-        return x[index]
+        return change(x)
     if isinstance(x, dict):
-        return {key: value[index] for key, value in x.items()}
-    return tuple(value[index] for value in x)
+        return {key: change(value) for key, value in x.items()}
+    return tuple(change(value) for value in x)
 
 
 def require_finite(value: Tensor, what: str) -> Tensor:
     """Return `value`, or raise if it holds NaN or Inf."""
-    if value.is_floating_point() and not torch.isfinite(value).all():
+    # The extremes carry NaN and Inf, and need no memory beside `value`.
+    real = value.is_floating_point() and value.numel() > 0
+    if real and not all(extreme.isfinite() for extreme in value.aminmax()):
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(
             f"{what} holds {bad} NaN or Inf of {value.numel()} numbers; clean it first "
@@ -289,11 +330,24 @@ def require_finite(value: Tensor, what: str) -> Tensor:
     return value
 
 
-def _call(model: nn.Module, tensors: Mapping[str, Tensor], x: Inputs) -> Tensor:
+def _call(model: nn.Module, tensors: Mapping[str, Tensor], x: Inputs):
+    x = _each(x, Tensor.clone)  # a model may begin with an in-place operation
     args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
-    # The fused attention kernels lack forward-mode and second derivatives and batching rules.
-    with sdpa_kernel(SDPBackend.MATH):
-        return functional_call(model, dict(tensors), args, kwargs)
+    # One name for each attribute. Left to itself, functional_call also takes the second name of
+    # a module that is registered twice, and does not put its parameters back.
+    names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+    everywhere = {
+        name: tensors[names[id(t)]]
+        for prefix, module in model.named_modules()
+        for own in (module.named_parameters, module.named_buffers)
+        for name, t in own(prefix, recurse=False, remove_duplicate=False)
+    }
+    # The fused attention kernels lack forward-mode and second derivatives and batching rules;
+    # torch.compile (which imports its compiler only when used) would trace the watching as well.
+    compiles = "torch._dynamo" in sys.modules
+    eager = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
+    with sdpa_kernel(SDPBackend.MATH), eager:
+        return functional_call(model, everywhere, args, kwargs, tie_weights=False)
 
 
 def _count_points(x: Inputs, name: str) -> int:
@@ -308,35 +362,48 @@ def _count_points(x: Inputs, name: str) -> int:
         raise ValueError(f"{name}: its tensors have different first dimensions {sorted(sizes)}")
     (n_points,) = sizes
     if n_points == 0:
-        raise ValueError(f"{name} is empty (shape {tuple(tensors[0].shape)}); pass at least one point")
+        raise ValueError(
+            f"{name} is empty (shape {tuple(tensors[0].shape)}); pass at least one point"
+        )
     for t in tensors:
         require_finite(t, name)
     return n_points
 
 
-def _refuse_train_mode(model: nn.Module) -> None:
+def _refuse_modules(model: nn.Module) -> None:
     for name, module in model.named_modules():
         kind = type(module).__name__
         where = f"{kind} at {name!r}"
+        if getattr(module, "scale_grad_by_freq", False):
+            raise ValueError(
+                f"model has {where} with scale_grad_by_freq=True, whose gradients are "
+                "no derivatives; set it to False"
+            )
         if isinstance(module, _BatchNorm):
             if module.training:
-                raise ValueError(f"model is in train mode and has {where}, whose statistics come "
-                                 "from the batch; call model.eval() first")
+                raise ValueError(
+                    f"model is in train mode and has {where}, whose statistics come "
+                    "from the batch; call model.eval() first"
+                )
             if not module.track_running_stats:
-                raise ValueError(f"model has {where} with track_running_stats=False: it mixes the "
-                                 "samples of a batch even in eval mode; keep running statistics")
+                raise ValueError(
+                    f"model has {where} with track_running_stats=False: it mixes the "
+                    "samples of a batch even in eval mode; keep running statistics"
+                )
         elif module.training and (
             (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
             or (isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0)
             or isinstance(module, nn.RReLU)
         ):
-            raise ValueError(f"model is in train mode and has {where}, which is random; "
-                             "call model.eval() first")
+            raise ValueError(
+                f"model is in train mode and has {where}, which is random; call model.eval() first"
+            )
 
 
-def _check_outputs(together: Tensor, alone: list[Tensor], again: Tensor) -> None:
+def _check_outputs(together, alone: list, again) -> None:
     n = len(alone)
-    if not isinstance(together, Tensor) or together.dim() != 2 or len(together) != n:
+    rows = isinstance(together, Tensor) and together.dim() == 2 and len(together) == n
+    if not rows or together.shape[1] == 0:
         got = tuple(together.shape) if isinstance(together, Tensor) else type(together).__name__
         raise ValueError(
             f"model(x) must give a tensor of shape (N, C); for {n} points it gave {got}. "
@@ -363,21 +430,42 @@ def _cuda_devices(model: nn.Module) -> list[torch.device]:
     return list({p.device for p in model.parameters() if p.is_cuda})
 
 
-class _Activations(torch.overrides.TorchFunctionMode):
-    """Counts the numbers in all new tensors that the operations of a forward pass return."""
+def _refuse_hidden(model: nn.Module, hidden: set[str], output: Tensor) -> None:
+    """Refuse parameters that a model reaches past `functional_call`, which swaps attributes.
 
-    def __init__(self) -> None:
+    `output` was computed from detached parameters: a graph that leads to one nevertheless
+    comes from a view or a product of it that the model made once and keeps.
+    """
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if output.requires_grad and own:
+        found = torch.autograd.grad(
+            output.sum(), list(own.values()), allow_unused=True, retain_graph=True
+        )
+        hidden = hidden | {n for n, grad in zip(own, found, strict=True) if grad is not None}
+    if hidden:
+        raise ValueError(
+            f"model reaches its parameter {min(hidden)!r} by another way than its attribute (a plain "
+            "list, a closure, a view or product made once), which torch.func.functional_call cannot "
+            "replace; use the attribute in forward, or an nn.ParameterList"
+        )
+
+
+class _Forward(TorchDispatchMode):
+    """Counts the numbers in all new tensors that the operations of a forward pass return.
+
+    Also notes which of the model's own parameters take part, though others stand in for them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self._own = {id(p): name for name, p in model.named_parameters()}
         self.numbers = 0
+        self.hidden: set[str] = set()
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: D105
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        old = {_storage(value) for value in args if isinstance(value, Tensor)}
-        for value in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(value, Tensor) and _storage(value) not in old:
-                self.numbers += value.numel()
+        given = tree_leaves((args, kwargs))
+        self.hidden |= {self._own[id(value)] for value in given if id(value) in self._own}
+        if not func.is_view and not func._schema.is_mutable:
+            self.numbers += sum(v.numel() for v in tree_leaves(out) if isinstance(v, Tensor))
         return out
-
-
-def _storage(value: Tensor) -> int:
-    return value.untyped_storage().data_ptr()

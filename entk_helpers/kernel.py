@@ -8,6 +8,7 @@ it, and are contracted here without being written out: for one position,
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -67,13 +68,17 @@ def empirical_ntk(
     rows = _rows(left, reduce, class_weight)
     plan = read_plan(left)
     budget = parse_bytes(memory)
-    points, classes = _step(left, plan, reduce, len(rows), max(left.n_points, right.n_points), memory)
+    points, classes = _step(
+        left, plan, reduce, len(rows), max(left.n_points, right.n_points), memory
+    )
 
     shape = {
         "full": (left.n_points, right.n_points, *[len(rows)] * 2),
         "per_class": (len(rows), left.n_points, right.n_points),
     }.get(reduce, (left.n_points, right.n_points))
-    kernels = {key: torch.zeros(shape, dtype=left.dtype, device=left.device) for key in groups.values()}
+    kernels = {
+        key: torch.zeros(shape, dtype=left.dtype, device=left.device) for key in groups.values()
+    }
 
     blocks = _blocks(left.n_points, points)
     other_blocks = _blocks(right.n_points, points)
@@ -85,12 +90,14 @@ def empirical_ntk(
                 for b in other_blocks:
                     if right is left and b.start < a.start:
                         continue  # filled in by symmetry
-                    theirs = mine if right is left and b == a else gradients(
-                        right, plan, take(right.x, b), rows[some]
+                    theirs = (
+                        mine
+                        if right is left and b == a
+                        else gradients(right, plan, take(right.x, b), rows[some])
                     )
-                    for name, gradient in mine.items():
+                    for name in [name for name in mine if name in theirs]:
                         kernel = kernels[groups[name]]
-                        part = _contract(gradient, theirs[name], reduce, budget // 4)
+                        part = _contract(mine[name], theirs[name], reduce, budget // 4)
                         where = (some, a, b) if reduce == "per_class" else (a, b)
                         kernel[where] += part
                         if right is left and a != b:
@@ -108,7 +115,9 @@ def empirical_ntk(
 def flatten_kernel(K: Float[Tensor, "N M C C"]) -> Float[Tensor, "NC MC"]:
     """(N, M, C, C) -> (N*C, M*C); row n*C + c is point n, output c."""
     if K.dim() != 4 or K.shape[2] != K.shape[3]:
-        raise ValueError(f'K must have shape (N, M, C, C), as reduce="full" gives; got {tuple(K.shape)}')
+        raise ValueError(
+            f'K must have shape (N, M, C, C), as reduce="full" gives; got {tuple(K.shape)}'
+        )
     n, m, c, _ = K.shape
     return K.permute(0, 2, 1, 3).reshape(n * c, m * c)
 
@@ -123,7 +132,7 @@ def _rows(problem: Problem, reduce: Reduce, class_weight: Tensor | None) -> Floa
                 f"class_weight must have shape ({c},), one number an output; "
                 f"got {tuple(class_weight.shape)}"
             )
-        weight = require_finite(class_weight, "class_weight").to(weight)
+        weight = require_finite(class_weight, "class_weight").detach().to(weight)
     return weight[None] / c if reduce == "pseudo" else torch.diag(weight)
 
 
@@ -139,12 +148,14 @@ def _step(
 
     def per_point(classes: int) -> int:
         held = sum(p.numel() for p in plan.dense.values()) * classes
-        for site in plan.sites:
-            activation, result = site.activation_shape.numel(), site.shape.numel()
-            held += activation + 2 * classes * result
-            g, o, i = site.layout.shape()
-            if _prefer_dense(max(1, result // (g * o)), g, o, i, classes, reduce):
-                held += classes * g * o * i
+        for name in plan.names():
+            sites = [site for site in plan.sites if site.name == name]
+            held += sum(s.activation_shape.numel() + 2 * classes * s.shape.numel() for s in sites)
+            g, o, i = sites[0].layout.shape()
+            positions = sum(s.shape.numel() for s in sites) // (g * o)
+            mixed = any(s.layout != sites[0].layout for s in sites)
+            if mixed or _prefer_dense(max(1, positions), g, o, i, classes, reduce):
+                held += (1 + mixed) * classes * g * o * i
         # Two blocks of gradients at a time, and one pass forward and back in the making.
         return item * (2 * held + (2 + 2 * classes) * problem.activations)
 
@@ -156,10 +167,13 @@ def _step(
     need = per_point(classes)
     if need > budget:
         raise ValueError(
-            f"memory={memory!r} is too small: one point needs about {need * 4 // 3:,} bytes; "
+            f"memory={memory!r} is too small: one point needs about {-(-need * 4 // 3):,} bytes; "
             "pass at least that, or fewer parameters through `params`"
         )
-    return min(n_points, budget // need), classes
+    # The block of the kernel itself, its parts and its mirror image: 4 copies, for p^2 pairs.
+    pair = 4 * item * {"full": n_rows**2, "per_class": classes}.get(reduce, 1)
+    points = int(2 * budget / (need + math.sqrt(need**2 + 4 * pair * budget)))
+    return max(1, min(n_points, points)), classes
 
 
 def _prefer_dense(t: int, g: int, o: int, i: int, rows: int, reduce: Reduce) -> bool:

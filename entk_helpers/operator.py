@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import vmap
 
-from .jacobian import Inputs, Params, Problem, fit, parse_bytes, require_finite, vectorised
+from .jacobian import (
+    Inputs,
+    Params,
+    Problem,
+    fit,
+    leaves,
+    parse_bytes,
+    require_finite,
+    take,
+    vectorised,
+)
 
 
 class NTKOperator:
@@ -43,21 +53,28 @@ class NTKOperator:
         self.n_parameters = sum(p.numel() for p in problem.selected.values())
         self.dtype, self.device, self.matvecs = problem.dtype, problem.device, 0
         if class_weight is not None and tuple(class_weight.shape) != (c,):
-            raise ValueError(f"class_weight must have shape ({c},), got {tuple(class_weight.shape)}")
-        weight = torch.ones(c) if class_weight is None else require_finite(class_weight, "class_weight")
-        self._weight = weight.to(problem.device, problem.dtype).repeat(n)
+            raise ValueError(
+                f"class_weight must have shape ({c},), got {tuple(class_weight.shape)}"
+            )
+        weight = (
+            torch.ones(c) if class_weight is None else require_finite(class_weight, "class_weight")
+        )
+        self._weight = weight.detach().to(problem.device, problem.dtype).repeat(n)
         self._live = {name: p.detach().requires_grad_() for name, p in problem.selected.items()}
         # A graph holds the activations, those of its own derivative, and their like.
         per_point = 6 * problem.activations * problem.dtype.itemsize
         self._memory = parse_bytes(memory)
         self._step = fit(per_point, memory, limit=n)
         self._columns = max(1, self._memory // (per_point * self._step))
-        self._kept = next(iter(self._fresh_graphs())) if self._step == n else None
+        _, graph = next(self._fresh_graphs())
+        graph.check()
+        self._kept = (slice(None), graph) if self._step == n else None
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """K @ v."""
-        self.matvecs += 1 if v.dim() == 1 else v.shape[1]
-        return self._columnwise(v, self.shape[0], "v", self._product)
+        out = self._columnwise(v, self.shape[0], "v", self._product)
+        self.matvecs += v.numel() // self.shape[0]
+        return out
 
     matvec = __matmul__
 
@@ -70,13 +87,14 @@ class NTKOperator:
         return self._columnwise(v, self.n_parameters, "v", self._push)
 
     def _columnwise(self, v: Tensor, length: int, name: str, multiply) -> Tensor:
-        if v.dim() not in (1, 2) or len(v) != length:
+        if v.dim() not in (1, 2) or len(v) != length or v.numel() == 0:
             raise ValueError(
                 f"{name} must have shape ({length},) or ({length}, k), got {tuple(v.shape)}"
             )
+        require_finite(v, name)
         columns = v.to(self.device, self.dtype).reshape(length, -1).T
         out = torch.cat([multiply(part) for part in columns.split(self._columns)])
-        return out.T.reshape(-1, *v.shape[1:])
+        return require_finite(out, f"the product with {name}").T.reshape(-1, *v.shape[1:])
 
     def _product(self, u: Tensor) -> Tensor:
         return self._push(self._pull(u))
@@ -117,8 +135,20 @@ class _Graph:
 
     @classmethod
     def record(cls, problem: Problem, live: dict[str, Tensor], block: Inputs) -> _Graph:
+        def at(point: Inputs) -> Tensor:
+            return problem(live, point)
+
+        def loop() -> Tensor:
+            return torch.stack([at(take(block, i)) for i in range(len(leaves(block)[0]))])
+
+        return vectorised(
+            lambda: cls._of(lambda: vmap(at)(block), live), otherwise=lambda: cls._of(loop, live)
+        )
+
+    @classmethod
+    def _of(cls, forward: Callable[[], Tensor], live: dict[str, Tensor]) -> _Graph:
         with torch.enable_grad():
-            outputs = _outputs(problem, live, block).flatten()
+            outputs = forward().flatten()
             dual = torch.zeros_like(outputs, requires_grad=True)
             gradients = [torch.zeros_like(p) for p in live.values()]
             if outputs.requires_grad:
@@ -126,8 +156,23 @@ class _Graph:
                     outputs, list(live.values()), dual, create_graph=True, allow_unused=True
                 )
                 gradients = [z if g is None else g for z, g in zip(gradients, found, strict=True)]
-        return cls(list(live.values()), outputs.detach() if not outputs.requires_grad else outputs,
-                   dual, gradients)
+        return cls(list(live.values()), outputs, dual, gradients)
+
+    def check(self) -> None:
+        """Raise unless u.(J v) = (J^T u).v: an operation may lack a second derivative."""
+        generator = torch.Generator().manual_seed(0)
+        u, v = (
+            torch.randn(1, n, generator=generator).to(self.outputs)
+            for n in (self.outputs.numel(), sum(p.numel() for p in self.live))
+        )
+        u[:, 16:] = 0  # few enough that an error in one of them shows
+        pulled, pushed = self.pull(u), self.push(v) * (u != 0)
+        apart = ((u * pushed).sum() - (pulled * v).sum()).abs()
+        if apart > 0.01 * (u.norm() * pushed.norm() + pulled.norm()):
+            raise ValueError(
+                "model has an operation whose backward pass cannot be differentiated again (a custom "
+                "autograd.Function?), so J v cannot be had from it; use empirical_ntk or jacobian"
+            )
 
     def pull(self, u: Tensor) -> Tensor:
         """(k, n*C) -> (k, P)."""
@@ -143,16 +188,9 @@ class _Graph:
         return _batched_grad(self.gradients, [self.dual], pieces)[0]
 
 
-def _outputs(problem: Problem, live: dict[str, Tensor], block: Inputs) -> Tensor:
-    def loop() -> Tensor:
-        from .jacobian import leaves, take
-
-        return torch.stack([problem(live, take(block, i)) for i in range(len(leaves(block)[0]))])
-
-    return vectorised(lambda: vmap(lambda point: problem(live, point))(block), otherwise=loop)
-
-
-def _batched_grad(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
+def _batched_grad(
+    outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]
+) -> list[Tensor]:
     """Vector-Jacobian products for k cotangents (k, *shape) at once; zero where unconnected."""
     k = len(cotangents[0])
     connected = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]

@@ -7,13 +7,16 @@ colour on every page, from the colour-blind-safe palette of Okabe and Ito.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import SupportsFloat
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from IPython.display import Markdown
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 from torch import Tensor
 
 COLOURS = {
@@ -33,8 +36,8 @@ def use_style() -> None:
     sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
     plt.rcParams |= {
         "figure.constrained_layout.use": True,
-        "figure.dpi": 110,
-        "savefig.dpi": 110,
+        "figure.dpi": 150,
+        "savefig.dpi": 150,
         "savefig.facecolor": "white",
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -62,10 +65,15 @@ def plot_spectrum(
         ax.plot(index, line, color=colour, label=label if i == 0 else None, **style)
     if log:
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+        ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("index of the eigenvalue")
 
 
-def mark_index(ax: Axes, index: int, text: str, *, colour: str = "black", height: float = 0.97) -> None:
+def mark_index(
+    ax: Axes, index: int, text: str, *, colour: str = "black", height: float = 0.97
+) -> None:
     """Mark the place after `index` eigenvalues, where a cliff would be."""
     ax.axvline(index + 0.5, color=colour, lw=0.9, ls=(0, (4, 3)), zorder=0)
     ax.annotate(
@@ -83,21 +91,24 @@ def plot_heatmap(
     vmax: float = 1.0,
 ) -> AxesImage:
     """Draw scores from 0 (dark) to vmax (bright); row 0, the first eigenvector, at the top."""
-    image = ax.imshow(
-        scores.detach().cpu().numpy(), cmap="mako", vmin=0, vmax=vmax, aspect="auto"
-    )
+    image = ax.imshow(scores.detach().cpu().numpy(), cmap="mako", vmin=0, vmax=vmax, aspect="auto")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return image
 
 
-def plot_history(ax: Axes, history: Mapping[str, Sequence[float]], name: str, **style: object) -> None:
+def plot_history(
+    ax: Axes, history: Mapping[str, Sequence[SupportsFloat]], name: str, **style: object
+) -> None:
     """Draw one quantity of a run's history against its steps."""
     ax.plot(history["step"], history[name], **({"color": COLOURS["trained"]} | style))
     ax.set(xlabel="training step", ylabel=name)
 
 
 def plot_scores(
-    ax: Axes, scores: Mapping[str, Sequence[float]], *, colours: Mapping[str, str] | None = None
+    ax: Axes,
+    scores: Mapping[str, Sequence[SupportsFloat]],
+    *,
+    colours: Mapping[str, str] | None = None,
 ) -> None:
     """Draw one dot a seed and a bar at the mean, one row a method, the first at the top."""
     for row, (name, values) in enumerate(scores.items()):
@@ -108,5 +119,21 @@ def plot_scores(
         ax.annotate(f"{mean:.2f}", (max(values), row), xytext=(7, 0), textcoords="offset points",
                     va="center", fontsize="small")  # fmt: skip
     ax.set_yticks(range(len(scores)), list(scores))
-    ax.invert_yaxis()
+    ax.set_ylim(len(scores) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Markdown:
+    """Return a Markdown table for a notebook to show."""
+    lines = [header, ["---"] * len(header), *rows]
+    return Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+
+
+def spread(values: Sequence[SupportsFloat], digits: int = 2) -> str:
+    """Mean, sample standard deviation and range over seeds, as text with no-break spaces."""
+    v = np.asarray(values, dtype=float)
+    mean, sd, low, high = (f"{q:.{digits}f}" for q in (v.mean(), v.std(ddof=1), v.min(), v.max()))
+    if low == high:
+        return mean
+    gap = "\N{NO-BREAK SPACE}"
+    return f"{mean}{gap}±{gap}{sd} ({low}{gap}to{gap}{high})"

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 from torch.overrides import TorchFunctionMode
 
-from .jacobian import Inputs, Problem, leaves, per_sample_rows, take, vectorised
+from .jacobian import Inputs, Problem, per_sample_rows, take, vectorised
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,11 @@ class Layout:
         """Sizes (g, o, i)."""
         ordered = [self.sizes[d] for d in self.order]
         first, second = self.ends
-        return math.prod(ordered[:first]), math.prod(ordered[first:second]), math.prod(ordered[second:])
+        return (
+            math.prod(ordered[:first]),
+            math.prod(ordered[first:second]),
+            math.prod(ordered[second:]),
+        )
 
     def flatten(self, gradient: Tensor) -> Tensor:
         """(..., g, o, i) in this layout -> (..., P) in the parameter's own order."""
@@ -100,23 +104,33 @@ class Plan:
     sites: tuple[Site, ...]
     dense: dict[str, Tensor]
 
-    def names(self) -> set[str]:
-        """Parameters with structure."""
-        return {site.name for site in self.sites}
+    def names(self) -> list[str]:
+        """Parameters with structure, in an order that does not change from run to run."""
+        return list(dict.fromkeys(site.name for site in self.sites))
 
 
 def read_plan(problem: Problem) -> Plan:
     """Watch one forward pass and decide, for each parameter, which route is right."""
-    live = {name: p.detach().clone().requires_grad_() for name, p in problem.selected.items()}
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        live = {name: p.clone().requires_grad_() for name, p in problem.selected.items()}
         with _Watch(live, None) as watch:
             out = problem(live, take(problem.x, 0))
         uncut = [None] * len(live)
         if out.requires_grad:
             uncut = torch.autograd.grad(out.sum(), list(live.values()), allow_unused=True)
     direct = {name for name, grad in zip(live, uncut, strict=True) if grad is not None}
+    # An activation that was overwritten after its use: left to autograd, which refuses it.
+    direct |= {
+        site.name
+        for site, activation, version in zip(
+            watch.sites, watch.activations, watch.versions, strict=True
+        )
+        if activation._version != version
+    }
     sites = tuple(site for site in watch.sites if site.name not in direct)
-    return Plan(sites, {name: problem.selected[name] for name in problem.selected if name in direct})
+    return Plan(
+        sites, {name: problem.selected[name] for name in problem.selected if name in direct}
+    )
 
 
 def gradients(
@@ -124,7 +138,7 @@ def gradients(
 ) -> dict[str, Outer | Tensor]:
     """Gradients of rows @ f(x_n): name -> Outer, or (n, R, P) where there is no structure.
 
-    Parameters that the outputs do not depend on are absent.
+    Parameters that the outputs do not depend on may be absent.
     """
     watched = {name: problem.selected[name] for name in plan.names()}
 
@@ -145,7 +159,7 @@ def gradients(
 
     def structured() -> dict[str, Outer | Tensor]:
         activations, cotangents, dense = vmap(one)(block)
-        found: dict[str, Outer | Tensor] = {name: g.flatten(2) for name, g in dense.items()}
+        found: dict[str, Outer | Tensor] = _matrices(dense)
         for name in plan.names():
             uses = [
                 Outer(vmap(site.activation)(a), vmap(vmap(site.cotangent))(b), site.layout)
@@ -156,10 +170,15 @@ def gradients(
         return found
 
     def unstructured() -> dict[str, Outer | Tensor]:
-        every = {name: problem.selected[name] for name in plan.names() | set(plan.dense)}
-        return {n: g.flatten(2) for n, g in per_sample_rows(problem, every, block, rows).items()}
+        # All of them: a point may take a route that the plan's point did not.
+        return _matrices(per_sample_rows(problem, problem.selected, block, rows))
 
     return vectorised(structured, otherwise=unstructured)
+
+
+def _matrices(found: dict[str, Tensor]) -> dict[str, Outer | Tensor]:
+    """(n, R, *shape) -> (n, R, P), for scalars too."""
+    return {name: g.reshape(*g.shape[:2], -1) for name, g in found.items()}
 
 
 def _merge(uses: list[Outer]) -> Outer | Tensor:
@@ -169,9 +188,14 @@ def _merge(uses: list[Outer]) -> Outer | Tensor:
         return first
     if all(u.layout == first.layout and u.A.dtype == first.A.dtype for u in uses):
         return Outer(
-            torch.cat([u.A for u in uses], dim=2), torch.cat([u.B for u in uses], dim=3), first.layout
+            torch.cat([u.A for u in uses], dim=2),
+            torch.cat([u.B for u in uses], dim=3),
+            first.layout,
         )
-    return torch.stack([u.dense() for u in uses]).sum(0)
+    total = first.dense()
+    for use in uses[1:]:
+        total += use.dense()
+    return total
 
 
 class _Watch(TorchFunctionMode):
@@ -189,8 +213,9 @@ class _Watch(TorchFunctionMode):
         self._taps = taps
         self.sites: list[Site] = []
         self.activations: list[Tensor] = []
+        self.versions: list[int] = []
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: D105
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func in _TRANSPOSES and id(args[0]) in self._known and args[0].dim() == 2:
             name, transposed = self._known[id(args[0])]
@@ -202,7 +227,10 @@ class _Watch(TorchFunctionMode):
         read = _READERS.get(func)
         if read is None or "out" in kwargs or torch.is_autocast_enabled():
             return func(*args, **kwargs)
-        use = read(self._is_known, *args, **kwargs)
+        try:
+            use = read(self._is_known, *args, **kwargs)
+        except TypeError:  # keywords that the reader does not know
+            use = None
         if use is None:
             return func(*args, **kwargs)
         name, transposed = self._known[id(use.weight)]
@@ -215,6 +243,7 @@ class _Watch(TorchFunctionMode):
         self.sites.append(site)
         self.activations.append(use.activation)
         if self._taps is None:
+            self.versions.append(use.activation._version)
             return out
         if len(self.sites) > len(self._taps):
             raise RuntimeError("the operations of the model change from call to call")
@@ -246,21 +275,31 @@ def _product(known, letters: tuple[str, str, str], weight, activation, run) -> _
 
 
 def _einsum_site(
-    name: str, letters: tuple[str, str, str], weight: Tensor, transposed: bool,
-    a_shape: torch.Size, z_shape: torch.Size,
+    name: str,
+    letters: tuple[str, str, str],
+    weight: Tensor,
+    transposed: bool,
+    a_shape: torch.Size,
+    z_shape: torch.Size,
 ) -> Site | None:
     w, a, z = letters
     # "..." stands for the leading dimensions; give them letters that nobody uses.
     spare = "".join(chr(ord("\u0391") + k) for k in range(len(z_shape)))
     spare = spare[: len(z_shape) - len(z.replace("...", ""))]
     a, z = a.replace("...", spare), z.replace("...", spare)
-    if len(a) != len(a_shape) or len(z) != len(z_shape) or any(len(set(s)) < len(s) for s in (w, a, z)):
+    if (
+        len(a) != len(a_shape)
+        or len(z) != len(z_shape)
+        or any(len(set(s)) < len(s) for s in (w, a, z))
+    ):
         return None
     size: dict[str, int] = {}
     for names, shape in ((w, weight.shape), (a, a_shape), (z, z_shape)):
         for letter, n in zip(names, shape, strict=True):
             if size.setdefault(letter, n) != n:
                 return None  # a broadcast dimension
+    if 0 in size.values():
+        return None
     if set(z) != (set(w) ^ set(a)) | (set(w) & set(a) & set(z)):
         return None  # a letter is summed in one operand alone
     group = [c for c in w if c in a and c in z]
@@ -269,19 +308,19 @@ def _einsum_site(
     position = [c for c in z if c not in w]
     own = w[::-1] if transposed else w
     order = tuple(own.index(c) for c in group + out + into)
-    layout = Layout(
-        tuple(size[c] for c in own), order, (len(group), len(group) + len(out))
-    )
+    layout = Layout(tuple(size[c] for c in own), order, (len(group), len(group) + len(out)))
     g, o, i = layout.shape()
 
     def arrange(value: Tensor, have: str, want: list[str], last: int) -> Tensor:
         return value.permute([have.index(c) for c in want]).reshape(g, -1, last)
 
     return Site(
-        name, layout,
+        name,
+        layout,
         activation=lambda value: arrange(value, a, group + position + into, i),
         cotangent=lambda value: arrange(value, z, group + position + out, o),
-        shape=z_shape, activation_shape=a_shape,
+        shape=z_shape,
+        activation_shape=a_shape,
     )
 
 
@@ -296,7 +335,10 @@ def _read_matmul(known, left, right):
     if not isinstance(left, Tensor) or not isinstance(right, Tensor) or known(left) == known(right):
         return None
     weight, activation = (right, left) if known(right) else (left, right)
-    ranks = (weight.dim(), activation.dim() if weight.dim() == 3 or activation.dim() == 1 else "more")
+    ranks = (
+        weight.dim(),
+        activation.dim() if weight.dim() == 3 or activation.dim() == 1 else "more",
+    )
     if known(right):
         letters = {1: ("i", "...i", "..."), 2: ("io", "...i", "...o")}.get(right.dim())
         if ranks == (3, 3):
@@ -322,7 +364,11 @@ def _read_addmm(known, input, mat1, mat2, *, beta=1, alpha=1):
 def _read_einsum(known, equation, *operands):
     if len(operands) == 1 and isinstance(operands[0], tuple | list):
         operands = tuple(operands[0])
-    if not isinstance(equation, str) or len(operands) != 2 or known(operands[0]) == known(operands[1]):
+    if (
+        not isinstance(equation, str)
+        or len(operands) != 2
+        or known(operands[0]) == known(operands[1])
+    ):
         return None
     terms, arrow, z = equation.replace(" ", "").partition("->")
     if not arrow or terms.count(",") != 1:
@@ -334,12 +380,20 @@ def _read_einsum(known, equation, *operands):
         return None
     weight, activation = operands[which], operands[1 - which]
     pair = (lambda v: (v, activation)) if which == 0 else (lambda v: (activation, v))
-    return _product(known, (w, a, z), weight, activation, lambda v: torch.einsum(equation, *pair(v)))
+    return _product(
+        known, (w, a, z), weight, activation, lambda v: torch.einsum(equation, *pair(v))
+    )
 
 
 def _read_embedding(
-    known, input, weight, padding_idx=None, max_norm=None, norm_type=2.0,
-    scale_grad_by_freq=False, sparse=False,
+    known,
+    input,
+    weight,
+    padding_idx=None,
+    max_norm=None,
+    norm_type=2.0,
+    scale_grad_by_freq=False,
+    sparse=False,
 ):
     if not known(weight) or known(input) or max_norm is not None or scale_grad_by_freq or sparse:
         return None
@@ -349,7 +403,11 @@ def _read_embedding(
 
 
 def _read_index(known, weight, index):
-    if not known(weight) or not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32):
+    if (
+        not known(weight)
+        or not isinstance(index, Tensor)
+        or index.dtype not in (torch.int64, torch.int32)
+    ):
         return None
     return _lookup(weight, index)
 
@@ -362,10 +420,12 @@ def _lookup(weight: Tensor, index: Tensor) -> _Use:
             return None
         width = math.prod(weight.shape[1:])
         return Site(
-            name, Layout((rows, width), (1, 0), (0, 1)),
+            name,
+            Layout((rows, width), (1, 0), (0, 1)),
             activation=lambda value: (value.long() % rows).reshape(1, -1),
             cotangent=lambda value: value.reshape(1, -1, width),
-            shape=shape, activation_shape=index.shape,
+            shape=shape,
+            activation_shape=index.shape,
         )
 
     return _Use(weight, index, lambda w: w[index], site)
@@ -418,8 +478,13 @@ def _each(value: int | tuple[int, ...], n: int) -> tuple[int, ...]:
 
 
 _TRANSPOSES = {
-    torch.t, torch.Tensor.t, torch.transpose, torch.Tensor.transpose, torch.Tensor.permute,
-    torch.Tensor.T.__get__, torch.Tensor.mT.__get__,
+    torch.t,
+    torch.Tensor.t,
+    torch.transpose,
+    torch.Tensor.transpose,
+    torch.Tensor.permute,
+    torch.Tensor.T.__get__,
+    torch.Tensor.mT.__get__,
 }
 _READERS = {
     F.linear: _read_linear,

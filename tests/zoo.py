@@ -213,8 +213,14 @@ def gpt2() -> nn.Module:
         def __init__(self):
             super().__init__()
             self.lm = GPT2LMHeadModel(
-                GPT2Config(vocab_size=9, n_positions=8, n_embd=6, n_layer=2, n_head=2,
-                           attn_implementation="eager")
+                GPT2Config(
+                    vocab_size=9,
+                    n_positions=8,
+                    n_embd=6,
+                    n_layer=2,
+                    n_head=2,
+                    attn_implementation="eager",
+                )
             )
 
         def forward(self, input_ids):
@@ -267,8 +273,10 @@ def build(name: str, n: int = 6, *, dtype=torch.float64, seed: int = 0):
 def plain_jacobian(model: nn.Module, points) -> dict[str, Tensor]:
     """name -> (N, C, P): a backward pass for each point and output."""
     if isinstance(points, dict):
-        rows = [model(**{k: t[i : i + 1] for k, t in points.items()})
-                for i in range(len(next(iter(points.values()))))]
+        rows = [
+            model(**{k: t[i : i + 1] for k, t in points.items()})
+            for i in range(len(next(iter(points.values()))))
+        ]
     elif isinstance(points, tuple):
         rows = [model(*(t[i : i + 1] for t in points)) for i in range(len(points[0]))]
     else:
@@ -280,9 +288,9 @@ def plain_jacobian(model: nn.Module, points) -> dict[str, Tensor]:
     ]  # fmt: skip
     n, c = len(rows), rows[0].shape[1]
     return {
-        name: torch.stack([
-            (torch.zeros_like(p) if g[i] is None else g[i]).flatten() for g in found
-        ]).reshape(n, c, -1)
+        name: torch.stack(
+            [(torch.zeros_like(p) if g[i] is None else g[i]).flatten() for g in found]
+        ).reshape(n, c, -1)
         for i, (name, p) in enumerate(zip(names, params, strict=True))
     }
 

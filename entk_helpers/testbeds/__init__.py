@@ -29,7 +29,9 @@ class Run:
     def at(self, step: int) -> nn.Module:
         """A copy of the model as it was at a checkpoint; `model` itself is left alone."""
         if step not in self.checkpoints:
-            raise ValueError(f"step is {step}, but checkpoints exist for {sorted(self.checkpoints)}")
+            raise ValueError(
+                f"step is {step}, but checkpoints exist for {sorted(self.checkpoints)}"
+            )
         model = copy.deepcopy(self.model)
         model.load_state_dict(self.checkpoints[step])
         return model

@@ -90,7 +90,10 @@ def train_seeds(
     _check(1 <= m <= n, f"m is {m}; give from 1 to n = {n} hidden units")
     _check(steps >= 1, f"steps is {steps}; give at least 1")
     _check(lr > 0, f"lr is {lr}; give a positive number")
-    _check(0 < importance_decay <= 1, f"importance_decay is {importance_decay}; give a number in (0, 1]")
+    _check(
+        0 < importance_decay <= 1,
+        f"importance_decay is {importance_decay}; give a number in (0, 1]",
+    )
 
     x, W = [], []
     for seed in seeds:
@@ -125,7 +128,9 @@ def train_seeds(
             "loss": [loss[r] for _, loss, _ in records],
             "reconstructed": [count[r] for _, _, count in records],
         }
-        runs.append(Run(ToyModel(**end), x[r].clone(), x[r].clone(), history, {0: start, steps: end}))
+        runs.append(
+            Run(ToyModel(**end), x[r].clone(), x[r].clone(), history, {0: start, steps: end})
+        )
     return runs
 
 
@@ -178,16 +183,47 @@ class ClosedForm:
         out[m * n :, m * n :] = torch.diag(g.sum(0))
         return out
 
+    def blocks(self) -> Tensor:
+        """The matrices (n, d, d), d = n + m + 1, with the nonzero spectra of the blocks K_ii.
+
+        K_ii(x, x') = phi(x).phi(x') with phi = g_i w_i [|W_i| x, without x_i; h + W_i x_i; 1].
+        """
+        n, length = self.W.shape[1], self.W.norm(dim=0)
+        i = torch.arange(n)
+        others = length[:, None] * self.x[:, None, :].repeat(1, n, 1)
+        others[:, i, i] = 0
+        hidden = self.h[:, None, :] + self.x[:, :, None] * self.W.T
+        phi = torch.cat([others, hidden, torch.ones_like(self.x)[:, :, None]], dim=2)
+        phi = phi * (self.gates * self.weight)[:, :, None]
+        return torch.einsum("pid,pie->ide", phi, phi)
+
+    def gate_matrix(self) -> Tensor:
+        """The kernel between the normalised gate vectors of the classes, (n, n).
+
+        Entry (i, j) is u_i^T K u_j, with u_i the vector that is g_i(x) / sqrt(N_i) on class i
+        and zero on the others, and N_i the number of points where gate i is open.
+        """
+        Q, inputs, number = self.W.T @ self.W, self.gates.T @ self.x, self.gates.sum(0)
+        moved = inputs @ Q
+        M = inputs.T * moved + inputs * moved.T + Q * (inputs @ inputs.T)
+        M += torch.diag((moved * inputs).sum(1) + number**2)
+        scale = self.weight / number.clamp(min=1).sqrt()
+        return M * torch.outer(scale, scale)
+
     def jvp(self, v: Tensor) -> Tensor:
         """J v for columns v (P, k): (n_points * n, k)."""
         m, n = self.W.shape
         V, c = v[: m * n].reshape(m, n, -1), v[m * n :]
         moved = torch.einsum("alk,pl->pak", V, self.x)
-        out = torch.einsum("pa,aik->pik", self.h, V) + torch.einsum("ai,pak->pik", self.W, moved) + c
+        out = (
+            torch.einsum("pa,aik->pik", self.h, V) + torch.einsum("ai,pak->pik", self.W, moved) + c
+        )
         return (out * (self.gates * self.weight)[:, :, None]).reshape(-1, v.shape[1])
 
 
-def _gradients_(W: Tensor, x: Tensor, f: Tensor, error: Tensor, loss_weight: Tensor) -> tuple[Tensor, Tensor]:
+def _gradients_(
+    W: Tensor, x: Tensor, f: Tensor, error: Tensor, loss_weight: Tensor
+) -> tuple[Tensor, Tensor]:
     """Gradients of sum(loss_weight * error^2), error = f - x; twice as fast as autograd.
 
     With d the gradient before the relu, (seeds, n, N), that for W^T W is M = d x,

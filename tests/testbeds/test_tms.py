@@ -171,3 +171,42 @@ def test_cuda_sees_the_same_data_and_start():
     assert there.inputs.is_cuda and there.model.W.is_cuda
     assert torch.equal(here.inputs, there.inputs.cpu())
     torch.testing.assert_close(here.model.W, there.model.W.cpu(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A briefly trained model with weights on its rows, and its Jacobian by autograd."""
+    trained = tms.train(4, 0.6, n=9, n_points=30, steps=200, seed=3)
+    model, x = trained.model.double(), trained.inputs.double()
+    weight = tms.importance(9) ** 0.2
+    rows = []
+    for point in x:
+        for c, f in enumerate(model(point[None])[0]):
+            gradient = torch.autograd.grad(f, [model.W, model.b], retain_graph=True)
+            rows.append(weight[c] * torch.cat([g.flatten() for g in gradient]))
+    return tms.ClosedForm.of(model, x, weight), torch.stack(rows)
+
+
+def test_closed_form_products_are_those_of_autograds_jacobian(small):
+    form, J = small
+    v = torch.randn(J.shape[1], 3, dtype=J.dtype, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(form.gram(), J.T @ J, atol=1e-12)
+    assert torch.allclose(form.jvp(v), J @ v, atol=1e-12)
+
+
+def test_blocks_have_the_nonzero_spectra_of_each_class(small):
+    form, J = small
+    for c, block in enumerate(form.blocks()):
+        of_class = torch.linalg.eigvalsh(J[c::9] @ J[c::9].T)[-14:]
+        assert torch.allclose(torch.linalg.eigvalsh(block)[-14:], of_class, atol=1e-11)
+
+
+def test_gate_matrix_is_the_kernel_between_gate_vectors_and_bounds_its_spectrum(small):
+    form, J = small
+    gates = torch.zeros(30, 9, 9, dtype=J.dtype)
+    for c in range(9):
+        gates[:, c, c] = form.gates[:, c] / form.gates[:, c].norm().clamp(min=1)
+    u = gates.reshape(270, 9)
+    assert torch.allclose(form.gate_matrix(), u.T @ J @ J.T @ u, atol=1e-11)
+    predicted = torch.linalg.eigvalsh(form.gate_matrix()).flip(0)
+    assert bool((predicted <= torch.linalg.eigvalsh(J @ J.T).flip(0)[:9] + 1e-11).all())

@@ -1,0 +1,1 @@
+"""Measurements beside other tools, in one run: `python -m benchmarks --help`."""

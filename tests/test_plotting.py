@@ -1,0 +1,78 @@
+"""Figures show the numbers that they were given, and compute nothing."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from entk_helpers import plotting
+
+mpl.use("Agg")
+
+
+@pytest.fixture
+def ax():
+    with mpl.rc_context():
+        plotting.use_style()
+        figure, axes = plt.subplots()
+        yield axes
+        plt.close(figure)
+
+
+def test_a_spectrum_has_one_line_a_seed_counted_from_one(ax):
+    values = torch.tensor([[3.0, 2.0, 1.0], [4.0, 2.0, 0.5]])
+    plotting.plot_spectrum(ax, values, label="two seeds")
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[1, 2, 3]] * 2
+    assert np.array_equal([line.get_ydata() for line in ax.lines], values.numpy())
+    assert ax.get_yscale() == "log"
+    assert ax.get_legend_handles_labels()[1] == ["two seeds"]
+
+
+def test_a_mark_stands_between_the_eigenvalues_that_it_separates(ax):
+    plotting.mark_index(ax, 50, "fifty")
+    assert ax.lines[0].get_xdata() == [50.5, 50.5]
+    assert ax.texts[0].get_text() == "fifty"
+
+
+def test_a_heat_map_keeps_the_first_eigenvector_on_top_and_the_scale_fixed(ax):
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.3]])
+    image = plotting.plot_heatmap(ax, scores)
+    assert np.allclose(image.get_array(), scores.numpy())
+    assert image.get_clim() == (0, 1)
+    low, high = ax.get_ylim()
+    assert low > high
+
+
+def test_a_history_is_drawn_against_its_steps(ax):
+    plotting.plot_history(ax, {"step": [0, 50], "loss": [1.0, 0.5]}, "loss")
+    assert ax.lines[0].get_xdata().tolist() == [0, 50]
+    assert ax.lines[0].get_ydata().tolist() == [1.0, 0.5]
+    assert ax.get_ylabel() == "loss"
+
+
+def test_scores_show_the_mean_as_a_bar_and_every_seed_as_a_dot_from_the_top(ax):
+    plotting.plot_scores(ax, {"kernel": [0.5, 0.7], "random": [0.1, 0.1]})
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([0.6, 0.1])
+    assert ax.lines[0].get_xdata().tolist() == [0.5, 0.7]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["kernel", "random"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+
+
+def test_a_table_is_markdown_and_a_spread_names_mean_deviation_and_range():
+    text = plotting.table(["setting", "ours"], [("dense", 1), ("sparse", 2)]).data
+    assert text.splitlines() == [
+        "| setting | ours |",
+        "| --- | --- |",
+        "| dense | 1 |",
+        "| sparse | 2 |",
+    ]
+    assert (
+        plotting.spread([1.0, 2.0, 3.0], 1).replace("\N{NO-BREAK SPACE}", " ")
+        == "2.0 ± 1.0 (1.0 to 3.0)"
+    )
+    assert plotting.spread([10, 10], 0) == "10"
+
+
+def test_colours_are_distinct():
+    assert len(set(plotting.COLOURS.values())) >= 6
