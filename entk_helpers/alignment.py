@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .jacobian import require_finite
+from .inputs import require_finite
 
 
 def orthonormalise(F: Float[Tensor, "N m"], *, rtol: float = 1e-6) -> Float[Tensor, "N r"]:

@@ -9,7 +9,6 @@ samples that see each other) is refused with a reason.
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,15 +24,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+from .inputs import Inputs, each, fit, leaves, require_finite, take
+
 Params = str | Sequence[str] | None
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
-_UNITS = {"": 1, "B": 1} | {
-    f"{prefix}{suffix}": base**power
-    for power, prefix in enumerate("KMGT", start=1)
-    for suffix, base in (("B", 1000), ("iB", 1024))
-}
 
 
 def jacobian(
@@ -106,7 +101,7 @@ class Problem:
     def check(cls, model: nn.Module, x: Inputs, params: Params = None, *, name: str = "x"):
         """Validate and bind; every refusal is a ValueError that says what would work."""
         n_points = _count_points(x, name)
-        x = _each(x, Tensor.detach)
+        x = each(x, Tensor.detach)
         _refuse_modules(model)
         # Cloned, so that a model that writes to its buffers or parameters leaves them as they were.
         tensors = {key: p.detach().clone() for key, p in model.named_parameters()}
@@ -273,65 +268,8 @@ def select(model: nn.Module, params: Params) -> list[str]:
     return [name for name in names if name in found]
 
 
-def parse_bytes(memory: str | int) -> int:
-    """Read "1GiB", "600 MB" or a plain number as bytes."""
-    if isinstance(memory, bool) or not isinstance(memory, int | str):
-        raise ValueError(f'memory must be bytes or text such as "1GiB", not {memory!r}')
-    text = str(memory).strip()
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    if not match or match[2] not in _UNITS:
-        raise ValueError(f'memory must be bytes or text such as "1GiB" or "600MB", not {memory!r}')
-    value = int(float(match[1]) * _UNITS[match[2]])
-    if value < 1:
-        raise ValueError(f"memory must be at least one byte, not {memory!r}")
-    return value
-
-
-def fit(per_sample: int, memory: str | int, *, limit: int) -> int:
-    """How many points of `per_sample` bytes fit in the budget, at most `limit`."""
-    budget = parse_bytes(memory)
-    if per_sample > budget:
-        raise ValueError(
-            f"memory={memory!r} is too small: one point needs about {per_sample:,} bytes; "
-            "pass at least that, or fewer parameters through `params`"
-        )
-    return max(1, min(limit, budget // max(per_sample, 1)))
-
-
-def leaves(x: Inputs) -> list[Tensor]:
-    """The tensors of an input, in order."""
-    return [x] if isinstance(x, Tensor) else list(x.values() if isinstance(x, dict) else x)
-
-
-def take(x: Inputs, index: int | slice | None) -> Inputs:
-    """Index the first dimension of every tensor; None adds one."""
-    return _each(x, lambda value: value[index])
-
-
-def _each(x: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
-    """Change every tensor of an input."""
-    if isinstance(x, Tensor):
-        return change(x)
-    if isinstance(x, dict):
-        return {key: change(value) for key, value in x.items()}
-    return tuple(change(value) for value in x)
-
-
-def require_finite(value: Tensor, what: str) -> Tensor:
-    """Return `value`, or raise if it holds NaN or Inf."""
-    # The extremes carry NaN and Inf, and need no memory beside `value`.
-    real = value.is_floating_point() and value.numel() > 0
-    if real and not all(extreme.isfinite() for extreme in value.aminmax()):
-        bad = int((~torch.isfinite(value)).sum())
-        raise ValueError(
-            f"{what} holds {bad} NaN or Inf of {value.numel()} numbers; clean it first "
-            "(a result like this means that the model overflows: try float64)"
-        )
-    return value
-
-
 def _call(model: nn.Module, tensors: Mapping[str, Tensor], x: Inputs):
-    x = _each(x, Tensor.clone)  # a model may begin with an in-place operation
+    x = each(x, Tensor.clone)  # a model may begin with an in-place operation
     args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
     # One name for each attribute. Left to itself, functional_call also takes the second name of
     # a module that is registered twice, and does not put its parameters back.

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .jacobian import Inputs, Params, Problem, parse_bytes, require_finite, take
+from .inputs import Inputs, parse_bytes, require_finite, take
+from .jacobian import Params, Problem
 from .progress import progress_bar
 from .structure import Outer, Plan, gradients, read_plan
 

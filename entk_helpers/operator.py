@@ -10,17 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import vmap
 
-from .jacobian import (
-    Inputs,
-    Params,
-    Problem,
-    fit,
-    leaves,
-    parse_bytes,
-    require_finite,
-    take,
-    vectorised,
-)
+from .inputs import Inputs, fit, leaves, parse_bytes, require_finite, take
+from .jacobian import Params, Problem, vectorised
 
 
 class NTKOperator:

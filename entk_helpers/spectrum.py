@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .jacobian import require_finite
+from .inputs import require_finite
 from .progress import progress_bar
 
 
@@ -165,9 +165,9 @@ def top_eigenpairs(
     Args:
         operator: has `.shape` and multiplies (n, b) blocks with `@`; a tensor will do.
             `.dtype` and `.device` are followed where they are torch's.
-        k: number of pairs, less than n.
+        k: number of pairs, at most n.
         tol: residual of each pair relative to its own eigenvalue.
-        max_matvecs: budget of products; default 1000 + 100 k.
+        max_matvecs: budget of products, never exceeded; default 1000 + 100 k.
         block: columns multiplied at once.
         seed: of the random start. The caller's random state is left alone.
         progress: show products and the worst residual in the terminal.
@@ -179,18 +179,20 @@ def top_eigenpairs(
     """
     n = _square(operator)
     k = _check_k(k, n, "the size of the operator")
-    for name, value in (("tol", tol), ("block", block)):
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value!r}")
+    if not 0 < tol < 1:
+        raise ValueError(f"tol must be between 0 and 1, got {tol!r}")
+    if block != int(block) or block < 1:
+        raise ValueError(f"block must be a whole number of at least 1, got {block!r}")
     budget = 1000 + 100 * k if max_matvecs is None else max_matvecs
-    if budget < k:
+    block, least = min(int(block), n), min(k + int(block), n) + 2
+    if budget < least:
         raise ValueError(
-            f"max_matvecs={budget} cannot give k={k} pairs; allow at least {2 * k + block}"
+            f"max_matvecs={budget} cannot give k={k} pairs in blocks of {block}; allow at least {least}"
         )
     with progress_bar(budget, "Lanczos", show=progress) as bar:
         A = _Counted(operator, n, seed, bar)
         _require_symmetric(A)
-        return _block_lanczos(A, k, tol, budget, min(block, n))
+        return _block_lanczos(A, k, tol, budget, block)
 
 
 def cliffs(
@@ -262,10 +264,10 @@ def _block_lanczos(A: _Counted, k: int, tol: float, budget: int, block: int) -> 
         image = A(fresh)
         Q, AQ = torch.cat([Q, fresh], dim=1), torch.cat([AQ, image], dim=1)
         theta, S = _ritz(Q, AQ)
-        size, everything = Q.shape[1], Q.shape[1] == A.n
+        everything = Q.shape[1] == A.n
         # Projected now: after a restart this is the direction of every kept pair's residual.
         fresh = image - Q @ (Q.T @ image)
-        if size > k or everything:
+        if Q.shape[1] > k or everything:
             # One pair more than asked for: it tells whether a probe has settled.
             V, AV = Q @ S[:, : k + 1], AQ @ S[:, : k + 1]
             residuals = (AV - V * theta[: k + 1].to(V)).norm(dim=0).double().cpu()
@@ -284,10 +286,9 @@ def _block_lanczos(A: _Counted, k: int, tol: float, budget: int, block: int) -> 
                 # Keep what was found, forget the rest, and look again from elsewhere.
                 Q, AQ, known = V[:, :k], AV[:, :k], theta[:k]
                 fresh = A.random(min(block, 2, A.n - k))
-                continue
-            if A.matvecs + fresh.shape[1] > budget:
+            if A.matvecs + min(fresh.shape[1], A.n - Q.shape[1]) > budget:
                 raise _not_converged(pairs, goal[:k], tol)
-        if size + block > most and size > k + block:
+        if Q.shape[1] + block > most and Q.shape[1] > k + block:
             keep = S[:, : k + block].to(Q)
             Q, AQ = Q @ keep, AQ @ keep
 

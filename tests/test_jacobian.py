@@ -1,13 +1,11 @@
 """Per-sample Jacobians against plain autograd, and what is refused."""
 
-import inspect
-
 import pytest
 import torch
 from torch import nn
 from zoo import ZOO, Branching, build, plain_jacobian
 
-from entk_helpers.jacobian import Problem, fit, jacobian, parse_bytes, select
+from entk_helpers.jacobian import Problem, jacobian, select
 from entk_helpers.testbeds.tms import ToyModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
@@ -141,27 +139,6 @@ def test_what_vmap_cannot_follow_warns_and_is_right(forward):
     with pytest.warns(UserWarning, match="going point by point, which is right but slow"):
         J = jacobian(model, x)
     close(J, whole(plain_jacobian(model, x)))
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("1GiB", 2**30), ("600MB", 600_000_000), ("1.5 KiB", 1536), ("7", 7), ("7B", 7), (12, 12)],
-)
-def test_bytes_are_read(text, value):
-    assert parse_bytes(text) == value
-
-
-@pytest.mark.parametrize("text", ["", "GiB", "1 XB", "-1", "1e9", True, 2.5, None, -3, 0])
-def test_what_is_no_size_is_refused(text):
-    with pytest.raises(ValueError, match="memory must be"):
-        inspect.unwrap(parse_bytes)(text)
-
-
-def test_points_that_fit_are_counted():
-    assert fit(10, 35, limit=100) == 3
-    assert fit(10, "1KB", limit=7) == 7
-    with pytest.raises(ValueError, match="one point needs about 10 bytes; pass at least that"):
-        fit(10, 9, limit=1)
 
 
 def test_unknown_names_bring_the_closest():

@@ -159,9 +159,9 @@ BAD = {
     "k > rank": (
         matrix(SPECTRA["low rank"]), 20, {}, "k=20 is more than the numerical rank .* 13 eigenvalues above"),
     "zero": (torch.zeros(30, 30), 2, {}, "k=2 is more than the numerical rank .* it has 0"),
-    "tol": (torch.eye(4), 1, dict(tol=0.0), "tol must be positive"),
-    "block": (torch.eye(4), 1, dict(block=0), "block must be positive"),
-    "budget": (torch.eye(9), 5, dict(max_matvecs=3), "max_matvecs=3 cannot give k=5 pairs; allow"),
+    "tol": (torch.eye(4), 1, dict(tol=0.0), "tol must be between 0 and 1, got 0.0"),
+    "block": (torch.eye(4), 1, dict(block=0), "block must be a whole number of at least 1, got 0"),
+    "budget": (torch.eye(9), 5, dict(max_matvecs=3), "max_matvecs=3 cannot give k=5 pairs in blocks of 4; allow at least 11"),
 }  # fmt: skip
 
 
@@ -346,3 +346,13 @@ def test_cuda_gives_the_pairs_of_the_cpu():
     assert_close(
         gram_eigenpairs(J.cuda()).values.cpu(), gram_eigenpairs(J).values, rtol=1e-10, atol=1e-10
     )
+
+
+@pytest.mark.parametrize(("k", "block", "budget"), [(1, 1, 4), (1, 4, 22), (3, 8, 13), (5, 2, 40)])
+def test_the_budget_of_products_is_never_exceeded(k, block, budget):
+    operator = torch.diag(1 / torch.arange(1, 121).double())
+    try:
+        spent = top_eigenpairs(operator, k, block=block, max_matvecs=budget, tol=1e-9).matvecs
+    except NotConverged as stopped:
+        spent = stopped.pairs.matvecs
+    assert spent <= budget

@@ -309,3 +309,11 @@ def reduced(K: Tensor, reduce: str) -> Tensor:
     if reduce == "class_averaged":
         return torch.stack([K[:, :, c, c] for c in range(K.shape[2])]).mean(0)
     return K.mean((2, 3))
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest expected entry; the shapes must agree."""
+    assert got.shape == expected.shape
+    if got.numel() == 0:
+        return 0.0
+    return ((got - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()

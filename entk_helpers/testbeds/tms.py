@@ -24,6 +24,7 @@ class ToyModel(nn.Module):
         self.b = nn.Parameter(b.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Outputs (N, n) of the points x (N, n)."""
         return torch.relu(x @ self.W.T @ self.W + self.b)
 
 

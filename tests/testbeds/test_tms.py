@@ -52,8 +52,10 @@ def test_gradient_is_that_of_autograd():
     b = torch.randn(2, 7, 1, generator=generator(2), dtype=torch.float64, requires_grad=True)
     weight = tms.importance(7)[:, None] / (30 * 7)
     x = torch.stack([x, x.flip(0) ** 2])
-    models = [tms.ToyModel(w, v.flatten()) for w, v in zip(W, b)]
-    loss = sum((weight.T * (x_r - model(x_r)).square()).sum() for x_r, model in zip(x, models))
+    models = [tms.ToyModel(w, v.flatten()) for w, v in zip(W, b, strict=True)]
+    loss = sum(
+        (weight.T * (x_r - model(x_r)).square()).sum() for x_r, model in zip(x, models, strict=True)
+    )
     loss.backward()
     with torch.no_grad():
         f = torch.relu(W.mT @ W @ x.mT + b)
@@ -82,7 +84,7 @@ def test_training_matches_a_plain_autograd_loop(run):
 
 def test_a_batch_of_seeds_is_the_same_as_one_at_a_time():
     batch = tms.train_seeds(5, 0.9, [7, 2, 11], steps=300)
-    for seed, together in zip([7, 2, 11], batch):
+    for seed, together in zip([7, 2, 11], batch, strict=True):
         alone = tms.train(5, 0.9, seed=seed, steps=300)
         assert torch.equal(together.inputs, alone.inputs)
         assert torch.equal(together.at(0).W, alone.at(0).W)
