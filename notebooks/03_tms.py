@@ -378,7 +378,7 @@ for name in SETTINGS:
                 torch.stack, zip(*found, strict=True)
             )
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-spectra", "caption": "**The cliff at 50 is real, and the other one moves.** The 60 largest eigenvalues at the end of training (blue) and before it (grey), one line for each of 8 seeds, $\\tau = 0$; linear axis as in the first row of Figure 1 of the paper. Dashed lines: 50 and, from seed 0, the number of reconstructed features (dense, wide) or 50 minus that number (sparse)."}, "image": {"alt": "Three panels of eight blue and eight grey curves. All blue curves drop to near zero after 50. The dense ones have an early step, the sparse ones a late one, the wide ones slope smoothly. Grey curves drop at 50 in the sparse and wide settings."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-spectra", "caption": "**The cliff at 50 is real, and the other one moves.** The 60 largest eigenvalues at the end of training (blue) and before it (grey), one line for each of 8 seeds, $\\tau = 0$; linear axis as in the first row of Figure 1 of the paper. Dashed lines: 50 and, for seed 0 alone, the number of reconstructed features (dense, wide) or 50 minus that number (sparse)."}, "image": {"alt": "Three panels of eight blue and eight grey curves. All blue curves drop to near zero after 50. The dense ones have an early step, the sparse ones a late one, the wide ones slope smoothly. Grey curves drop at 50 in the sparse and wide settings."}}
 fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.0))
 for ax, name in zip(axes, SETTINGS, strict=True):
     plot_spectrum(
@@ -784,8 +784,8 @@ plt.show()
 
 # %% [markdown]
 # The gate matrix puts the drop where it is, also where there is hardly one. The populations cross between $S = 0.4$ and $0.5$, and there the cliff is gone. It follows
-# 50 minus the number of reconstructed features only from $S = 0.8$ on. In between the drop is often at 40, which we noticed after looking: it equals $50 - m$, it is in the gate matrix and
-# not in its diagonal, and we have no derivation of it ({ref}`ex-tms-forty`).
+# 50 minus the number of reconstructed features only from $S = 0.8$ on. In between the drop is often at 40, which we noticed after looking: it equals $50 - m$, the gate matrix has it,
+# and we have no derivation of it ({ref}`ex-tms-forty`).
 #
 # ## Figure 1, second and third row: are the eigenvectors features?
 #
@@ -1356,8 +1356,8 @@ table(["setting", "threshold", "reconstructed", "ratio there"], rows)
 #
 # ```{exercise} The drop at 40 (open)
 # :label: ex-tms-forty
-# Between $S = 0.5$ and $S = 0.7$ the largest drop is often at $40 = 50 - m$, and the gate matrix has it. Derive it. The diagonal alone,
-# {eq}`eq-lambda`, does not show it, so look at $Q = W^\T W$, whose rank is $m$. We do not know the answer.
+# Between $S = 0.5$ and $S = 0.7$ the largest drop is often at $40 = 50 - m$, and the gate matrix has it. Derive it. Does the diagonal alone,
+# {eq}`eq-lambda`, show it? If not, look at $Q = W^\T W$, whose rank is $m$. We do not know the answer.
 # ```
 #
 # ## Where to go next
