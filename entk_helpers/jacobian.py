@@ -203,7 +203,7 @@ def vectorised(attempt: Callable, *, otherwise: Callable):
         return attempt()
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, NotImplementedError, ValueError, TypeError) as refusal:
+    except (RuntimeError, ValueError, TypeError) as refusal:
         result = otherwise()
         reason = str(refusal).strip().partition("\n")[0][:160]
         warnings.warn(

@@ -359,7 +359,7 @@ def study(model, x, tau):
 
 
 def beyond_gates(model, x):
-    """Each feature less what its gate explains: unit vectors, 0 if nothing is left."""
+    """Each feature less what its gate explains, as unit vectors."""
     gates = tms.ClosedForm.of(model, x).gates
     value = gates * x
     value = value - gates * value.sum(0) / gates.sum(0).clamp(min=1)
@@ -401,7 +401,7 @@ for ax, name in zip(axes, SETTINGS, strict=True):
     ax.set_title(TITLES[name])
     ax.set_ylim(0)
 axes[0].set_ylabel("eigenvalue")
-axes[0].legend(loc="lower left", fontsize="small")
+axes[1].legend(loc="lower left", fontsize="small")
 plt.show()
 
 # %% [markdown]
