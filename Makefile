@@ -15,7 +15,7 @@ share = $(shell n=$$(( $(CORES) / $(1) )); echo $$(( n > 0 ? n : 1 )))
 threads = OMP_NUM_THREADS=$(1) OPENBLAS_NUM_THREADS=$(1) MKL_NUM_THREADS=$(1)
 least = $(shell echo $$(( $(1) < $(2) ? $(1) : $(2) )))
 TEST_WORKERS := $(call least,$(CORES),4)
-BOOK_WORKERS := $(call least,$(TEST_WORKERS),$(words $(CHAPTERS) 1))
+BOOK_WORKERS := $(call least,$(TEST_WORKERS),$(or $(filter-out 0,$(words $(CHAPTERS))),1))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
