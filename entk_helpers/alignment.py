@@ -104,6 +104,60 @@ def block_energy(vectors: Float[Tensor, "NC k"], n_classes: int) -> Float[Tensor
     return energy.sum(0).T
 
 
+def kernel_alignment(
+    K: Float[Tensor, "N N"], K2: Float[Tensor, "N N"], *, centred: bool = True
+) -> float:
+    """Return the cosine between two kernels as vectors, <K, K2>_F / (||K||_F ||K2||_F).
+
+    Centred (both kernels' rows and columns made to sum to zero), this is the centred kernel
+    alignment, or CKA, of Cortes et al. 2012; uncentred, that of Cristianini et al. 2001. It is
+    1 for kernels that are multiples of each other and does not fall below 0 for positive
+    semi-definite ones. Large kernels of few dimensions reach high values by chance: compare
+    with shuffled points. Raises ValueError for kernels that are not the same square, or zero.
+    """
+    K, K2 = _kernel(K, "K", centred), _kernel(K2, "K2", centred)
+    if K.shape != K2.shape:
+        raise ValueError(f"K {tuple(K.shape)} and K2 {tuple(K2.shape)} must have the same points")
+    return float((K * K2).sum() / (K.norm() * K2.norm()))
+
+
+def kernel_target_alignment(
+    K: Float[Tensor, "N N"], targets: Float[Tensor, "N C"], *, centred: bool = True
+) -> float:
+    """Return `kernel_alignment` of K with the kernel of the targets, Y Y^T.
+
+    1 if the kernel were the targets' own; for C balanced classes as one-hot vectors, centred,
+    the identity matrix reaches sqrt((C - 1) / (N - 1)).
+    """
+    if targets.dim() != 2:
+        raise ValueError(f"targets must have shape (N, C), got {tuple(targets.shape)}")
+    targets = targets.to(K)
+    return kernel_alignment(K, targets @ targets.T, centred=centred)
+
+
+def kernel_drift(K: Tensor, K0: Tensor) -> float:
+    """Return ||K - K0||_F / ||K0||_F: how far a kernel of any shape has moved from K0."""
+    if K.shape != K0.shape:
+        raise ValueError(f"K {tuple(K.shape)} and K0 {tuple(K0.shape)} must have the same shape")
+    size = require_finite(K0, "K0").norm()
+    if size == 0:
+        raise ValueError("K0 is zero; a drift is relative to a kernel that is not")
+    return float((require_finite(K, "K") - K0).norm() / size)
+
+
+def _kernel(K: Tensor, name: str, centred: bool) -> Tensor:
+    if K.dim() != 2 or K.shape[0] != K.shape[1]:
+        raise ValueError(f"{name} must be a square matrix, got {tuple(K.shape)}")
+    K = require_finite(K, name).double()
+    before = K.norm()
+    if centred:
+        K = K - K.mean(0)
+        K = K - K.mean(1, keepdim=True)
+    if K.norm() <= 1e-12 * before:
+        raise ValueError(f"{name} is zero{' after centring' if centred else ''}")
+    return K
+
+
 def _unit(vectors: Tensor, name: str) -> Tensor:
     norms = require_finite(vectors, name).norm(dim=0)
     if (norms == 0).any():

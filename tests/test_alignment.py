@@ -13,6 +13,9 @@ from entk_helpers.alignment import (
     alignment,
     block_energy,
     family_alignment,
+    kernel_alignment,
+    kernel_drift,
+    kernel_target_alignment,
     match,
     orthonormalise,
     subspace_overlap,
@@ -332,3 +335,70 @@ def test_classes_that_do_not_divide_the_rows_are_refused(n_classes):
 def test_block_energy_of_a_zero_vector_is_refused():
     with pytest.raises(ValueError, match="zero and have no direction"):
         block_energy(torch.zeros(12, 2), 3)
+
+
+# kernels beside kernels
+
+
+def kernel(n, rank, seed=0):
+    F = random(n, rank, seed=seed)
+    return F @ F.T
+
+
+def test_centred_alignment_is_that_of_the_centring_matrix():
+    K, K2 = kernel(12, 4), kernel(12, 5, seed=1)
+    H = torch.eye(12, dtype=torch.float64) - 1 / 12
+    by_hand = torch.trace(K @ H @ K2 @ H) / torch.sqrt(
+        torch.trace(K @ H @ K @ H) * torch.trace(K2 @ H @ K2 @ H)
+    )
+    assert kernel_alignment(K, K2) == pytest.approx(by_hand.item(), rel=1e-12)
+
+
+def test_alignment_is_one_for_multiples_and_ignores_constants_only_when_centred():
+    K = kernel(12, 4)
+    assert kernel_alignment(K, 3 * K) == pytest.approx(1, abs=1e-12)
+    assert kernel_alignment(K, K + 5) == pytest.approx(1, abs=1e-12)
+    assert kernel_alignment(K, K + 5, centred=False) < 0.99
+
+
+def test_alignment_does_not_depend_on_rotation_of_the_points():
+    K, K2, Q = kernel(12, 4), kernel(12, 5, seed=1), basis(12, 12)
+    turned = kernel_alignment(Q @ K @ Q.T, Q @ K2 @ Q.T, centred=False)
+    assert turned == pytest.approx(kernel_alignment(K, K2, centred=False), rel=1e-12)
+
+
+@pytest.mark.parametrize(("classes", "each"), [(2, 5), (7, 3)])
+def test_identity_has_its_known_alignment_with_balanced_classes(classes, each):
+    labels = torch.eye(classes, dtype=torch.float64).repeat(each, 1)
+    n = classes * each
+    found = kernel_target_alignment(torch.eye(n, dtype=torch.float64), labels)
+    assert found == pytest.approx(math.sqrt((classes - 1) / (n - 1)), rel=1e-12)
+
+
+def test_target_alignment_is_one_for_the_kernel_of_the_targets():
+    Y = random(12, 3)
+    assert kernel_target_alignment(Y @ Y.T, Y) == pytest.approx(1, abs=1e-12)
+    assert kernel_target_alignment((Y @ Y.T).float(), Y) == pytest.approx(1, abs=1e-6)
+
+
+def test_drift_is_a_relative_distance():
+    K = random(3, 4, 2, 2)
+    assert kernel_drift(K, K) == 0
+    assert kernel_drift(1.25 * K, K) == pytest.approx(0.25, rel=1e-12)
+
+
+def test_kernels_that_cannot_be_compared_are_refused():
+    K = kernel(5, 3)
+    with pytest.raises(ValueError, match="must have the same points"):
+        inspect.unwrap(kernel_alignment)(K, kernel(6, 3))
+    with pytest.raises(ValueError, match="K2 is zero after centring"):
+        kernel_alignment(K, torch.ones(5, 5, dtype=torch.float64))
+    with pytest.raises(ValueError, match="K is zero"):
+        kernel_alignment(0 * K, K, centred=False)
+    with pytest.raises(ValueError, match="same shape"):
+        kernel_drift(K, kernel(6, 3))
+    with pytest.raises(ValueError, match="K0 is zero"):
+        kernel_drift(K, 0 * K)
+    K[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="K holds 1 NaN"):
+        kernel_drift(K, kernel(5, 3))

@@ -1,0 +1,59 @@
+"""Kernels of infinitely wide ReLU networks, in closed form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .inputs import require_finite
+
+
+class InfiniteWidth(NamedTuple):
+    """Two (N, M) kernels of one output; different outputs have a kernel of zero between them.
+
+    nngp: the covariance of the outputs of random networks, a Gaussian process.
+    ntk: the tangent kernel, the same for every network and throughout training.
+    """
+
+    nngp: Float[Tensor, "N M"]
+    ntk: Float[Tensor, "N M"]
+
+
+def relu_ntk(
+    x: Float[Tensor, "N d"], x2: Float[Tensor, "M d"] | None = None, *, depth: int = 1
+) -> InfiniteWidth:
+    """Return the kernels of a ReLU network with `depth` hidden layers as width goes to infinity.
+
+    The network is that of `testbeds.wide`: z^1 = W^1 x / sqrt(d), then
+    z^(l+1) = sqrt(2 / n) W^(l+1) relu(z^l), all weights from N(0, 1), no biases. With t the angle
+    between two points in layer l and S^l their covariance there (S^1 = x.x' / d),
+
+        S^(l+1) = sqrt(S^l(x, x) S^l(x', x')) (sin t + (pi - t) cos t) / pi,
+        T^(l+1) = S^(l+1) + T^l (pi - t) / pi,    T^1 = S^1
+
+    (Cho and Saul 2009; Jacot et al. 2018). Float64. Angles below 1e-8 are lost to rounding.
+    Raises ValueError for points of different length, a point of norm zero, or depth < 0.
+    """
+    other = x if x2 is None else x2
+    if x.dim() != 2 or other.dim() != 2 or x.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"x {tuple(x.shape)} and x2 {tuple(other.shape)} must be (N, d) and (M, d)"
+        )
+    if depth < 0:
+        raise ValueError(f"depth is {depth}; give the number of hidden layers, at least 0")
+    x, other = require_finite(x, "x").double(), require_finite(other, "x2").double()
+    d = x.shape[1]
+    # This scaling keeps every point's variance, |x|^2 / d, through all layers.
+    size = torch.outer(x.norm(dim=1), other.norm(dim=1)) / d
+    if (size == 0).any():
+        raise ValueError("x or x2 holds a point of norm zero, which has no angle to others")
+    nngp = ntk = x @ other.T / d
+    for _ in range(depth):
+        cos = (nngp / size).clamp(-1, 1)
+        t = cos.arccos()
+        nngp = size * (t.sin() + (torch.pi - t) * cos) / torch.pi
+        ntk = nngp + ntk * (torch.pi - t) / torch.pi
+    return InfiniteWidth(nngp, ntk)

@@ -1,0 +1,182 @@
+"""What a kernel predicts: kernel regression, and gradient flow on the way to it.
+
+A network that moves only as far as its first-order expansion is right, trained by gradient
+flow on (1/2) sum_n |f(x_n) - y_n|^2, follows d f / d t = -K (f - y) with a constant K (Jacot
+et al. 2018; Lee et al. 2019). It starts at f_0 and ends at f_0 + K(., X) K^+ (Y - f_0(X)).
+The functions of kernels here take a start at zero: pass Y - f_0(X), and add f_0 to what
+comes back. All linear algebra is done in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .inputs import Inputs, leaves, require_finite
+from .jacobian import Params
+from .kernel import flatten_kernel
+from .operator import NTKOperator
+
+
+def kernel_regression(
+    K: Tensor,
+    targets: Float[Tensor, "N C"],
+    K_test: Tensor | None = None,
+    *,
+    ridge: float = 0.0,
+) -> Float[Tensor, "M C"]:
+    """Return K_test (K + ridge)^+ targets: predictions at M points from N training points.
+
+    K is what `empirical_ntk` gives on the training points: (N, N), one kernel for all outputs;
+    (C, N, N), one for each; or (N, N, C, C), all outputs coupled, the exact linearised model.
+    K_test has the M new points first, (M, N), (C, M, N) or (M, N, C, C); None for the training
+    points themselves. `ridge` is added to the eigenvalues. Without it the pseudo-inverse
+    drops what rounding left: eigenvalues below n eps times the largest, for an n x n matrix in
+    the precision in which K came.
+
+    Raises ValueError for shapes that do not fit together, a kernel that is not symmetric
+    positive semi-definite, a negative ridge, NaN or Inf.
+    """
+    if not 0 <= ridge < float("inf"):
+        raise ValueError(f"ridge is {ridge}; give 0 or a positive number")
+
+    def coefficients(A: Tensor, Y: Tensor, eps: float) -> Tensor:
+        if ridge:
+            factor, failed = torch.linalg.cholesky_ex(A + ridge * torch.eye(len(A)).to(A))
+            if not failed:
+                return torch.cholesky_solve(Y, factor)[None]
+        values, vectors = _eigh(A, eps)
+        inverse = torch.where(values + ridge > 0, 1 / (values + ridge), 0)
+        return (vectors @ (inverse[:, None] * (vectors.T @ Y)))[None]
+
+    return _predict(K, targets, K_test, coefficients)[0]
+
+
+def gradient_flow(
+    K: Tensor,
+    targets: Float[Tensor, "N C"],
+    times: Sequence[float],
+    K_test: Tensor | None = None,
+    *,
+    step: float | None = None,
+) -> Float[Tensor, "T M C"]:
+    """Return K_test phi_t(K) targets, the function at each time t, from f = 0 at t = 0.
+
+    phi_t(l) = (1 - exp(-l t)) / l for gradient flow. With `step`, the size of a step of plain
+    gradient descent on the same loss, phi_t(l) = (1 - (1 - step l)^s) / l after s = t / step
+    steps, rounded to a whole number. Kernels have the shapes of `kernel_regression`, which is
+    the limit of large t.
+
+    Raises ValueError as `kernel_regression` does, for negative times, and for a step at which
+    gradient descent diverges (2 over the largest eigenvalue).
+    """
+    t = torch.as_tensor(list(times), dtype=torch.float64)
+    if t.numel() == 0 or not bool((t >= 0).all()):
+        raise ValueError(f"times must be one or more numbers of at least 0, got {list(times)}")
+
+    def coefficients(A: Tensor, Y: Tensor, eps: float) -> Tensor:
+        values, vectors = _eigh(A, eps)
+        phi = _flow(values, t.to(A)[:, None], step)
+        return vectors @ (phi[:, :, None] * (vectors.T @ Y))
+
+    return _predict(K, targets, K_test, coefficients)
+
+
+def linearised(
+    model: nn.Module, x: Inputs, displacement: Float[Tensor, " P"], *, params: Params = None
+) -> Float[Tensor, "N C"]:
+    """Return f(x; theta) + J(x) displacement, the model's expansion to first order.
+
+    `displacement` is the move away from the model's present parameters, concatenated in the
+    order of ``model.named_parameters()``, or of those that `params` selects. Raises what
+    `NTKOperator` raises.
+    """
+    n = len(leaves(x)[0])
+    with torch.no_grad():
+        return model(x) + NTKOperator(model, x, params=params).jvp(displacement).reshape(n, -1)
+
+
+def _predict(
+    K: Tensor,
+    targets: Tensor,
+    K_test: Tensor | None,
+    coefficients: Callable[[Tensor, Tensor, float], Tensor],
+) -> Float[Tensor, "T M C"]:
+    """Solve matrix by matrix, (n, n) and (n, c) -> (T, n, c), and apply K_test."""
+    K_test = K if K_test is None else K_test
+    _check_shapes(K, targets, K_test)
+    eps = torch.finfo(K.dtype).eps
+    K, targets, K_test = K.double(), targets.to(K.device).double(), K_test.double()
+    if K.dim() == 2:
+        return K_test @ coefficients(K, targets, eps)
+    if K.dim() == 3:
+        columns = [
+            test @ coefficients(train, targets[:, c : c + 1], eps)
+            for c, (train, test) in enumerate(zip(K, K_test, strict=True))
+        ]
+        return torch.cat(columns, dim=-1)
+    flat = coefficients(flatten_kernel(K), targets.reshape(-1, 1), eps)
+    return (flatten_kernel(K_test) @ flat).reshape(len(flat), len(K_test), -1)
+
+
+def _eigh(A: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Eigenpairs of a positive semi-definite matrix; eigenvalues that are rounding become 0."""
+    values, vectors = torch.linalg.eigh(A)
+    size = values.abs().amax().item()
+    if values[0] < -100 * len(A) * eps * size:
+        raise ValueError(
+            f"K is not positive semi-definite: its eigenvalues go from {values[0].item():.3g} to "
+            f"{values[-1].item():.3g}; a kernel of gradients is, so check how this one was made"
+        )
+    return torch.where(values > len(A) * eps * size, values, 0), vectors
+
+
+def _flow(values: Tensor, t: Tensor, step: float | None) -> Float[Tensor, "T n"]:
+    """phi_t of the eigenvalues; t itself where they vanish."""
+    if step is None:
+        decay = torch.expm1(-values * t)
+    else:
+        largest = values.amax().item()
+        if not (step > 0 and step * largest < 2):
+            raise ValueError(
+                f"step is {step}; the largest eigenvalue is {largest:.4g}, and gradient descent "
+                f"needs a step between 0 and 2 over it"
+            )
+        steps, shrink = (t / step).round(), 1 - step * values
+        t = steps * step
+        decay = shrink.sign() ** steps * shrink.abs() ** steps - 1
+    return torch.where(values > 0, -decay / values, t)
+
+
+def _check_shapes(K: Tensor, targets: Tensor, K_test: Tensor) -> None:
+    if targets.dim() != 2:
+        raise ValueError(f"targets must have shape (N, C), got {tuple(targets.shape)}")
+    n, c = targets.shape
+    train = {2: (n, n), 3: (c, n, n), 4: (n, n, c, c)}.get(K.dim())
+    if tuple(K.shape) != train:
+        raise ValueError(
+            f"K has shape {tuple(K.shape)}, but targets {tuple(targets.shape)} need "
+            f"({n}, {n}), ({c}, {n}, {n}) or ({n}, {n}, {c}, {c})"
+        )
+    rows = 1 if K.dim() == 3 else 0
+    expected = list(train)
+    if K_test.dim() == K.dim():
+        expected[rows] = K_test.shape[rows]
+    if list(K_test.shape) != expected:
+        expected[rows] = "M"
+        raise ValueError(
+            f"K_test has shape {tuple(K_test.shape)}, but K {tuple(K.shape)} needs "
+            f"({', '.join(map(str, expected))}): the M new points first"
+        )
+    for value, name in ((K, "K"), (targets, "targets"), (K_test, "K_test")):
+        require_finite(value, name)
+    flipped = K.permute(1, 0, 3, 2) if K.dim() == 4 else K.mT
+    asymmetry = (K - flipped).abs().amax().item()
+    if asymmetry > 1e3 * torch.finfo(K.dtype).eps * K.abs().amax().item():
+        raise ValueError(
+            f"K is not symmetric (entries differ by up to {asymmetry:.3g}); pass the kernel "
+            "between the training points and themselves"
+        )

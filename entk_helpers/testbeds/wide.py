@@ -1,0 +1,212 @@
+"""Fully connected networks of any width, trained by plain gradient descent.
+
+The parametrisation is that of tangent-kernel theory (Jacot et al. 2018): weights are of order
+one and each layer divides by the square root of its width, so that one learning rate and one
+time axis serve all widths.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from entk_helpers.progress import progress_bar
+from entk_helpers.testbeds import Run
+
+
+class _Activation(NamedTuple):
+    function: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]  # the derivative, from the value of the function
+    gain: float  # 1 / sqrt(E[function(z)^2]), z standard normal
+
+
+ACTIVATIONS = {
+    "relu": _Activation(torch.relu, lambda a: (a > 0).to(a), math.sqrt(2)),
+    "tanh": _Activation(torch.tanh, lambda a: 1 - a.square(), 1.5925374),
+}
+
+
+class WideNetwork(nn.Module):
+    """f(x) = scale * (g(x; W) - g(x; start)) with g a fully connected network without biases.
+
+    z^1 = W^1 x / sqrt(d), z^(l+1) = gain / sqrt(n) W^(l+1) s(z^l), g the last z, (N, C); s is
+    the activation and gain^2 = 1 / E[s(z)^2] for a standard normal z (2 for ReLU).
+    `weights`: one (fan out, fan in) matrix a layer. `start`: weights of the same shapes whose
+    function is subtracted, or None for g alone. `scale` is the alpha of Chizat et al. 2019.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        start: Sequence[Tensor] | None = None,
+        scale: float = 1.0,
+        activation: str = "relu",
+    ):
+        super().__init__()
+        self.weights = nn.ParameterList(nn.Parameter(W.detach().clone()) for W in weights)
+        self.depth, self.scale, self.centred = len(weights) - 1, scale, start is not None
+        self.activation = activation
+        for layer, W in enumerate(start or ()):
+            self.register_buffer(f"start{layer}", W.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (N, C) of the points x (N, d)."""
+        out = _apply(list(self.weights), x, self.activation)
+        if self.centred:
+            start = [getattr(self, f"start{layer}") for layer in range(self.depth + 1)]
+            out = out - _apply(start, x, self.activation)
+        return self.scale * out
+
+
+def draw_weights(sizes: Sequence[int], seed: int) -> list[Tensor]:
+    """Standard normal weights of the layers between `sizes` = (d, n, ..., C), float32, CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs = itertools.pairwise(sizes)
+    return [torch.randn(out, fan_in, generator=generator) for fan_in, out in pairs]
+
+
+def network(
+    sizes: Sequence[int],
+    seed: int,
+    *,
+    scale: float = 1.0,
+    centred: bool = False,
+    activation: str = "relu",
+) -> WideNetwork:
+    """An untrained network; with `centred`, its initial function is subtracted."""
+    weights = draw_weights(sizes, seed)
+    return WideNetwork(weights, weights if centred else None, scale, activation)
+
+
+def train_seeds(
+    sizes: Sequence[int],
+    x: Tensor,
+    targets: Tensor,
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    rate: float,
+    scale: float = 1.0,
+    centred: bool = False,
+    activation: str = "relu",
+    watch: Tensor | None = None,
+    record_at: Sequence[int] | None = None,
+    stop_loss: float = 0.0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> list[Run]:
+    """Independent networks on the same data, one for each seed, trained as one batch.
+
+    Full-batch gradient descent on (1/2) sum over points and outputs of (f - y)^2 / scale^2, in
+    the dtype of x, so that one unit of time (1 / rate steps) means the same at every width and
+    scale. Seeds stop together: after `steps`, or when every loss, (1/2) mean (f - y)^2, is at or
+    below `stop_loss`.
+
+    x (N, d), targets (N, C); sizes (d, n, ..., C). `watch` (M, d): points whose outputs are
+    recorded, x unless given. `record_at`: the steps recorded in the history and kept as
+    checkpoints beside the last, (0,) unless given. Returns a `Run` per seed; history: "step",
+    "loss", "outputs" (a list of (M, C)). `device`: the CPU unless given.
+    """
+    sizes, seeds = list(sizes), list(seeds)
+    _check(len(sizes) >= 2, f"sizes is {sizes}; give at least inputs and outputs")
+    _check(
+        x.dim() == 2 and x.shape[1] == sizes[0] and len(x) > 0,
+        f"x has shape {tuple(x.shape)}; sizes {sizes} need (N, {sizes[0]})",
+    )
+    _check(
+        tuple(targets.shape) == (len(x), sizes[-1]),
+        f"targets has shape {tuple(targets.shape)}; x and sizes need ({len(x)}, {sizes[-1]})",
+    )
+    _check(len(seeds) >= 1, "seeds is empty; give at least one seed")
+    _check(len(set(seeds)) == len(seeds), f"seeds is {seeds}; give each seed once")
+    _check(steps >= 1, f"steps is {steps}; give at least 1")
+    _check(rate > 0, f"rate is {rate}; give a positive number")
+    _check(scale > 0, f"scale is {scale}; give a positive number")
+    _check(
+        activation in ACTIVATIONS,
+        f"activation is {activation!r}; give one of {', '.join(ACTIVATIONS)}",
+    )
+
+    device = device or "cpu"
+    x, targets = x.to(device), targets.to(x).to(device)
+    watch = x if watch is None else watch.to(x)
+    drawn = [draw_weights(sizes, seed) for seed in seeds]
+    start = [torch.stack(layer).to(x) for layer in zip(*drawn, strict=True)]
+    weights = [W.clone() for W in start]
+    first = _apply(start, x, activation) if centred else 0.0
+
+    kept = set(record_at if record_at is not None else (0,)) | {0}
+    records: list[tuple[int, Tensor, Tensor]] = []
+    states: dict[int, list[Tensor]] = {}
+    with progress_bar(steps, f"networks of width {sizes[1]}", show=progress) as bar:
+        for step in range(steps + 1):
+            out, inner = _forward(weights, x, activation)
+            error = scale * (out - first) - targets
+            loss = error.square().sum(2).mean(1) / 2
+            ceiling = 1e3 * loss if step == 0 else ceiling
+            # A ReLU network that explodes may die and stay finite, so NaN is not enough.
+            _check(bool((loss <= ceiling).all()), f"rate is {rate}; training diverged, give less")
+            done = step == steps or bool((loss <= stop_loss).all())
+            if step in kept or done:
+                seen = _apply(weights, watch, activation)
+                if centred:
+                    seen -= _apply(start, watch, activation)
+                records.append((step, loss, scale * seen))
+                states[step] = [W.clone() for W in weights]
+            if done:
+                break
+            _descend_(weights, inner, error * (rate / scale), activation)
+            bar.update()
+
+    runs = []
+    for r in range(len(seeds)):
+        initial = [W[r] for W in start] if centred else None
+        models = {
+            s: WideNetwork([W[r] for W in Ws], initial, scale, activation)
+            for s, Ws in states.items()
+        }
+        history = {
+            "step": [s for s, _, _ in records],
+            "loss": [loss[r].item() for _, loss, _ in records],
+            "outputs": [seen[r] for _, _, seen in records],
+        }
+        checkpoints = {s: model.state_dict() for s, model in models.items()}
+        runs.append(Run(models[records[-1][0]], x, targets, history, checkpoints))
+    return runs
+
+
+def _apply(weights: Sequence[Tensor], x: Tensor, activation: str) -> Tensor:
+    """Outputs of one network (weights (out, in)) or of many (weights (S, out, in))."""
+    return _forward(weights, x, activation)[0]
+
+
+def _forward(weights: Sequence[Tensor], x: Tensor, activation: str) -> tuple[Tensor, list[Tensor]]:
+    """The outputs, and what each layer multiplies: its inputs after the activation."""
+    s = ACTIVATIONS[activation]
+    inner, z = [], x
+    for layer, W in enumerate(weights):
+        a = s.function(z) if layer else z
+        inner.append(a)
+        z = a @ W.mT * ((s.gain if layer else 1.0) / W.shape[-1] ** 0.5)
+    return z, inner
+
+
+def _descend_(weights: list[Tensor], inner: list[Tensor], error: Tensor, activation: str) -> None:
+    """A step of gradient descent in place, by hand: several times faster than autograd."""
+    s = ACTIVATIONS[activation]
+    for layer in reversed(range(len(weights))):
+        W, a = weights[layer], inner[layer]
+        error = error * ((s.gain if layer else 1.0) / W.shape[-1] ** 0.5)
+        back = error @ W * s.slope(a) if layer else None
+        W -= error.mT @ a
+        error = back
+
+
+def _check(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
