@@ -148,7 +148,8 @@ def train_seeds(
             out, inner = _forward(weights, x, activation)
             error = scale * (out - first) - targets
             loss = error.square().sum(2).mean(1) / 2
-            ceiling = 1e3 * loss if step == 0 else ceiling
+            if step == 0:
+                ceiling = 1e3 * loss
             # A ReLU network that explodes may die and stay finite, so NaN is not enough.
             _check(bool((loss <= ceiling).all()), f"rate is {rate}; training diverged, give less")
             done = step == steps or bool((loss <= stop_loss).all())
