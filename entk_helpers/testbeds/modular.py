@@ -1,0 +1,186 @@
+"""Modular addition: a network with one hidden layer of squares learns a + b mod p.
+
+Model: Gromov 2023. Settings: arXiv 2510.00468v4, section 3.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from entk_helpers.progress import progress_bar
+from entk_helpers.testbeds import Run
+
+
+class ModularMLP(nn.Module):
+    """f(x) = (1/H) W2 (W1 x / sqrt(2p))^2, from (N, 2p) to (N, p), W1 (H, 2p) and W2 (p, H)."""
+
+    def __init__(self, W1: Tensor, W2: Tensor):
+        super().__init__()
+        self.W1 = nn.Parameter(W1.detach().clone())
+        self.W2 = nn.Parameter(W2.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (N, p) of the points x (N, 2p)."""
+        width, n_inputs = self.W1.shape
+        z = x @ self.W1.T / n_inputs**0.5
+        return z.square() @ self.W2.T / width
+
+
+@dataclass(frozen=True, eq=False)
+class ModularRun(Run):
+    """A run that has seen only some of its points: those where `train`, (p*p,) bool, is True."""
+
+    train: Tensor
+
+
+def pairs(p: int) -> Tensor:
+    """All p^2 pairs (a, b) as two one-hot vectors side by side; (p*p, 2p), row a*p + b."""
+    _check(p >= 2, f"p is {p}; give at least 2")
+    digits, ones = torch.eye(p), torch.ones(p, dtype=torch.long)
+    a, b = torch.arange(p).outer(ones).flatten(), ones.outer(torch.arange(p)).flatten()
+    return torch.cat([digits[a], digits[b]], dim=1)
+
+
+def sums(p: int) -> Tensor:
+    """(a + b) mod p for the rows of `pairs`; (p*p,), integers."""
+    _check(p >= 2, f"p is {p}; give at least 2")
+    return ((torch.arange(p)[:, None] + torch.arange(p)) % p).flatten()
+
+
+def train_mlp(seed: int = 0, **settings) -> ModularRun:
+    """One run; the settings are those of `train_mlp_seeds`."""
+    return train_mlp_seeds([seed], **settings)[0]
+
+
+def train_mlp_seeds(
+    seeds: Sequence[int],
+    *,
+    p: int = 29,
+    width: int = 512,
+    train_fraction: float = 0.7,
+    epochs: int = 500,
+    lr: float = 0.05,
+    weight_decay: float = 0.01,
+    shuffle_labels: bool = False,
+    checkpoints: Collection[int] = (),
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> list[ModularRun]:
+    """Independent runs, one for each seed.
+
+    A seed determines a run's weights, all N(0, 1), and which pairs it trains on:
+    round(train_fraction * p^2) of them. Full-batch AdamW in float32 minimises the mean
+    over these pairs and the p outputs of the squared error. `shuffle_labels` is a control:
+    weights and split stay as they are, but the p^2 labels are permuted at random.
+
+    Returns a `ModularRun` per seed, in order. inputs: `pairs(p)`; targets: one-hot labels
+    (p*p, p); train: the pairs seen. history: "step" and "train loss", "test loss",
+    "train accuracy", "test accuracy", at every epoch; a step is an epoch. checkpoints:
+    0, those asked for, and `epochs`. `device`: the CPU unless given. Ordinary random
+    state is neither read nor changed.
+    """
+    seeds = list(seeds)
+    n_train = round(train_fraction * p * p) if 0 < train_fraction < 1 else 0
+    _check(p >= 2, f"p is {p}; give at least 2")
+    _check(len(seeds) >= 1, "seeds is empty; give at least one seed")
+    _check(len(set(seeds)) == len(seeds), f"seeds is {seeds}; give each seed once")
+    _check(width >= 1, f"width is {width}; give at least 1")
+    _check(epochs >= 1, f"epochs is {epochs}; give at least 1")
+    _check(lr > 0, f"lr is {lr}; give a positive number")
+    _check(weight_decay >= 0, f"weight_decay is {weight_decay}; give a number >= 0")
+    _check(
+        0 < n_train < p * p,
+        f"train_fraction is {train_fraction}; give a share of the {p * p} pairs that leaves "
+        "some to train on and some to test on",
+    )
+    _check(
+        all(0 <= step <= epochs for step in checkpoints),
+        f"checkpoints is {sorted(checkpoints)}; give epochs from 0 to {epochs}",
+    )
+    kept = {0, *checkpoints, epochs}
+    runs = []
+    with progress_bar(len(seeds) * epochs, "modular addition", show=progress) as bar:
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            W1 = torch.randn(width, 2 * p, generator=generator)
+            W2 = torch.randn(p, width, generator=generator)
+            train = torch.zeros(p * p, dtype=torch.bool)
+            train[torch.randperm(p * p, generator=generator)[:n_train]] = True
+            labels = sums(p)
+            if shuffle_labels:
+                labels = labels[torch.randperm(p * p, generator=generator)]
+            start = (t.to(device or "cpu") for t in (pairs(p), W1, W2, labels, train))
+            x, W1, W2, labels, train = start
+            history, states = _descend(W1, W2, labels, train, epochs, lr, weight_decay, kept, bar)
+            y = nn.functional.one_hot(labels, p).to(x)
+            runs.append(ModularRun(ModularMLP(**states[epochs]), x, y, history, states, train))
+    return runs
+
+
+def _descend(
+    W1: Tensor,
+    W2: Tensor,
+    labels: Tensor,
+    train: Tensor,
+    epochs: int,
+    lr: float,
+    weight_decay: float,
+    kept: set[int],
+    bar,
+) -> tuple[dict[str, list], dict[int, dict[str, Tensor]]]:
+    """Train W1 and W2 in place; a run's history and checkpoints.
+
+    All p^2 pairs go through the network, so that an epoch yields its test scores as well.
+    """
+    p, width = W2.shape
+    targets = nn.functional.one_hot(labels, p).T.to(W1)  # (p, p*p), as f below
+    weight = train * (2 / (int(train.sum()) * p))
+    optimizer = torch.optim.AdamW([W1, W2], lr=lr, weight_decay=weight_decay, fused=True)
+    losses, hits, states = [], [], {}
+    for step in range(epochs + 1):
+        if step in kept:
+            states[step] = {"W1": W1.clone(), "W2": W2.clone()}
+        z = _preactivations(W1)
+        h = z.square()
+        f = W2 @ h / width
+        error = f - targets
+        losses.append(error.square().mean(0))
+        hits.append(f.argmax(0) == labels)
+        if step < epochs:
+            W1.grad, W2.grad = _gradients_(W2, z, h, error * weight)
+            optimizer.step()
+            bar.update()
+    loss, hit = torch.stack(losses), torch.stack(hits).double()
+    history = {
+        "step": list(range(epochs + 1)),
+        "train loss": loss[:, train].mean(1).tolist(),
+        "test loss": loss[:, ~train].mean(1).tolist(),
+        "train accuracy": hit[:, train].mean(1).tolist(),
+        "test accuracy": hit[:, ~train].mean(1).tolist(),
+    }
+    return history, states
+
+
+def _preactivations(W1: Tensor) -> Tensor:
+    """W1 x / sqrt(2p) on all pairs, (H, p*p): x is one-hot, so this adds two columns of W1."""
+    n_inputs = W1.shape[1]
+    left, right = (W1 / n_inputs**0.5).split(n_inputs // 2, dim=1)
+    return (left[:, :, None] + right[:, None, :]).flatten(1)
+
+
+def _gradients_(W2: Tensor, z: Tensor, h: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients for W1 and W2, given d (p, p*p), that for the outputs W2 h / H. Overwrites z.
+
+    Column a of W1 adds up what arrives at the pairs (a, 0), (a, 1), ...
+    """
+    p, width = W2.shape
+    d = d / width
+    dz = z.mul_(W2.T @ d).reshape(width, p, p)  # half the gradient for z
+    return torch.cat([dz.sum(2), dz.sum(1)], dim=1) * (2 / (2 * p) ** 0.5), d @ h.T
+
+
+def _check(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
