@@ -129,9 +129,13 @@ def kernel_target_alignment(
     1 if the kernel were the targets' own; for C balanced classes as one-hot vectors, centred,
     the identity matrix reaches sqrt((C - 1) / (N - 1)).
     """
-    if targets.dim() != 2:
-        raise ValueError(f"targets must have shape (N, C), got {tuple(targets.shape)}")
-    targets = targets.to(K)
+    if targets.dim() != 2 or len(targets) != len(K):
+        raise ValueError(
+            f"targets must have shape ({len(K)}, C), one row a point, got {tuple(targets.shape)}"
+        )
+    targets = require_finite(targets, "targets").to(K.device).double()
+    if (targets == (targets[:1] if centred else 0)).all():
+        raise ValueError("targets is the same for all points; there is nothing to align with")
     return kernel_alignment(K, targets @ targets.T, centred=centred)
 
 
@@ -139,16 +143,16 @@ def kernel_drift(K: Tensor, K0: Tensor) -> float:
     """Return ||K - K0||_F / ||K0||_F: how far a kernel of any shape has moved from K0."""
     if K.shape != K0.shape:
         raise ValueError(f"K {tuple(K.shape)} and K0 {tuple(K0.shape)} must have the same shape")
-    size = require_finite(K0, "K0").norm()
-    if size == 0:
+    K, K0 = (require_finite(k, name).detach().double() for k, name in ((K, "K"), (K0, "K0")))
+    if not K0.any():
         raise ValueError("K0 is zero; a drift is relative to a kernel that is not")
-    return float((require_finite(K, "K") - K0).norm() / size)
+    return float((K - K0).norm() / K0.norm())
 
 
 def _kernel(K: Tensor, name: str, centred: bool) -> Tensor:
     if K.dim() != 2 or K.shape[0] != K.shape[1]:
         raise ValueError(f"{name} must be a square matrix, got {tuple(K.shape)}")
-    K = require_finite(K, name).double()
+    K = require_finite(K, name).detach().double()
     before = K.norm()
     if centred:
         K = K - K.mean(0)

@@ -34,26 +34,33 @@ def relu_ntk(
         S^(l+1) = sqrt(S^l(x, x) S^l(x', x')) (sin t + (pi - t) cos t) / pi,
         T^(l+1) = S^(l+1) + T^l (pi - t) / pi,    T^1 = S^1
 
-    (Cho and Saul 2009; Jacot et al. 2018). Float64. Angles below 1e-8 are lost to rounding.
-    Raises ValueError for points of different length, a point of norm zero, or depth < 0.
+    (Cho and Saul 2009; Jacot et al. 2018). Float64, accurate for small angles too. Raises
+    ValueError for points of different length, a point of norm zero or too large to square, or
+    depth < 0.
     """
     other = x if x2 is None else x2
-    if x.dim() != 2 or other.dim() != 2 or x.shape[1] != other.shape[1]:
+    if x.dim() != 2 or other.dim() != 2 or x.shape[1] != other.shape[1] or x.shape[1] == 0:
         raise ValueError(
-            f"x {tuple(x.shape)} and x2 {tuple(other.shape)} must be (N, d) and (M, d)"
+            f"x {tuple(x.shape)} and x2 {tuple(other.shape)} must be (N, d) and (M, d), d > 0"
         )
     if depth < 0:
         raise ValueError(f"depth is {depth}; give the number of hidden layers, at least 0")
     x, other = require_finite(x, "x").double(), require_finite(other, "x2").double()
-    d = x.shape[1]
+    a, b = x.norm(dim=1), other.norm(dim=1)
     # This scaling keeps every point's variance, |x|^2 / d, through all layers.
-    size = torch.outer(x.norm(dim=1), other.norm(dim=1)) / d
-    if (size == 0).any():
+    size = require_finite(torch.outer(a, b) / x.shape[1], "the product of the norms of x and x2")
+    if not (size > 0).all():
         raise ValueError("x or x2 holds a point of norm zero, which has no angle to others")
-    nngp = ntk = x @ other.T / d
+    u, v = x / a[:, None], other / b[:, None]
+    exact = "donot_use_mm_for_euclid_dist"
+    t = 2 * torch.atan2(
+        torch.cdist(u, v, compute_mode=exact), torch.cdist(u, -v, compute_mode=exact)
+    )
+    nngp = ntk = size * t.cos()
     for _ in range(depth):
-        cos = (nngp / size).clamp(-1, 1)
-        t = cos.arccos()
-        nngp = size * (t.sin() + (torch.pi - t) * cos) / torch.pi
-        ntk = nngp + ntk * (torch.pi - t) / torch.pi
+        # 1 - cos of the next angle, without cancellation where points are close.
+        versine = 2 * (t / 2).sin().square() - (t.sin() - t * t.cos()) / torch.pi
+        nngp = size * (1 - versine)
+        ntk = nngp + ntk * (1 - t / torch.pi)
+        t = 2 * (versine / 2).clamp(0, 1).sqrt().asin()
     return InfiniteWidth(nngp, ntk)

@@ -35,6 +35,13 @@ def each(x: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
     return tuple(change(value) for value in x)
 
 
+def call(model: Callable[..., Tensor], x: Inputs) -> Tensor:
+    """Apply a model: a tuple is its arguments, a dict its keyword arguments."""
+    if isinstance(x, dict):
+        return model(**x)
+    return model(*x) if isinstance(x, tuple) else model(x)
+
+
 def require_finite(value: Tensor, what: str) -> Tensor:
     """Return `value`, or raise if it holds NaN or Inf."""
     # The extremes carry NaN and Inf, and need no memory beside `value`.

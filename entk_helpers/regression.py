@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .inputs import Inputs, leaves, require_finite
+from .inputs import Inputs, call, each, require_finite
 from .jacobian import Params
 from .kernel import flatten_kernel
 from .operator import NTKOperator
@@ -33,23 +33,20 @@ def kernel_regression(
     K is what `empirical_ntk` gives on the training points: (N, N), one kernel for all outputs;
     (C, N, N), one for each; or (N, N, C, C), all outputs coupled, the exact linearised model.
     K_test has the M new points first, (M, N), (C, M, N) or (M, N, C, C); None for the training
-    points themselves. `ridge` is added to the eigenvalues. Without it the pseudo-inverse
-    drops what rounding left: eigenvalues below n eps times the largest, for an n x n matrix in
-    the precision in which K came.
+    points themselves. `ridge` is added to the eigenvalues. The pseudo-inverse drops what rounding
+    left: eigenvalues below 3 eps times the largest, with eps that of the precision in which K
+    came, or below n eps in double precision. Give K as it was computed: a float32 kernel that was
+    converted to float64 passes its rounding off as eigenvalues.
 
     Raises ValueError for shapes that do not fit together, a kernel that is not symmetric
-    positive semi-definite, a negative ridge, NaN or Inf.
+    positive semi-definite or comes in less than float32, a negative ridge, NaN or Inf.
     """
     if not 0 <= ridge < float("inf"):
         raise ValueError(f"ridge is {ridge}; give 0 or a positive number")
 
     def coefficients(A: Tensor, Y: Tensor, eps: float) -> Tensor:
-        if ridge:
-            factor, failed = torch.linalg.cholesky_ex(A + ridge * torch.eye(len(A)).to(A))
-            if not failed:
-                return torch.cholesky_solve(Y, factor)[None]
         values, vectors = _eigh(A, eps)
-        inverse = torch.where(values + ridge > 0, 1 / (values + ridge), 0)
+        inverse = torch.where(values > 0, 1 / (values + ridge), 0)
         return (vectors @ (inverse[:, None] * (vectors.T @ Y)))[None]
 
     return _predict(K, targets, K_test, coefficients)[0]
@@ -68,14 +65,16 @@ def gradient_flow(
     phi_t(l) = (1 - exp(-l t)) / l for gradient flow. With `step`, the size of a step of plain
     gradient descent on the same loss, phi_t(l) = (1 - (1 - step l)^s) / l after s = t / step
     steps, rounded to a whole number. Kernels have the shapes of `kernel_regression`, which is
-    the limit of large t.
+    the limit of large t; what that drops as rounding does not move here.
 
-    Raises ValueError as `kernel_regression` does, for negative times, and for a step at which
-    gradient descent diverges (2 over the largest eigenvalue).
+    Raises ValueError as `kernel_regression` does, for times that are negative or not finite,
+    and for a step at which gradient descent diverges (2 over the largest eigenvalue).
     """
     t = torch.as_tensor(list(times), dtype=torch.float64)
-    if t.numel() == 0 or not bool((t >= 0).all()):
-        raise ValueError(f"times must be one or more numbers of at least 0, got {list(times)}")
+    if t.numel() == 0 or not bool(((t >= 0) & t.isfinite()).all()):
+        raise ValueError(
+            f"times must be one or more finite numbers of at least 0, got {list(times)}"
+        )
 
     def coefficients(A: Tensor, Y: Tensor, eps: float) -> Tensor:
         values, vectors = _eigh(A, eps)
@@ -92,11 +91,18 @@ def linearised(
 
     `displacement` is the move away from the model's present parameters, concatenated in the
     order of ``model.named_parameters()``, or of those that `params` selects. Raises what
-    `NTKOperator` raises.
+    `NTKOperator` raises, and ValueError for a displacement that is not one vector.
     """
-    n = len(leaves(x)[0])
+    J = NTKOperator(model, x, params=params)
+    if tuple(displacement.shape) != (J.n_parameters,):
+        raise ValueError(
+            f"displacement must have shape ({J.n_parameters},), one number a parameter; "
+            f"got {tuple(displacement.shape)}"
+        )
+    moved = J.jvp(require_finite(displacement, "displacement"))
     with torch.no_grad():
-        return model(x) + NTKOperator(model, x, params=params).jvp(displacement).reshape(n, -1)
+        outputs = call(model, each(x, Tensor.clone))  # it may work in place
+    return outputs + moved.reshape(outputs.shape)
 
 
 def _predict(
@@ -106,10 +112,10 @@ def _predict(
     coefficients: Callable[[Tensor, Tensor, float], Tensor],
 ) -> Float[Tensor, "T M C"]:
     """Solve matrix by matrix, (n, n) and (n, c) -> (T, n, c), and apply K_test."""
-    K_test = K if K_test is None else K_test
-    _check_shapes(K, targets, K_test)
+    _check(K, targets, K_test)
     eps = torch.finfo(K.dtype).eps
-    K, targets, K_test = K.double(), targets.to(K.device).double(), K_test.double()
+    K, targets = K.detach().double(), targets.detach().to(K.device).double()
+    K_test = K if K_test is None else K_test.detach().to(K)
     if K.dim() == 2:
         return K_test @ coefficients(K, targets, eps)
     if K.dim() == 3:
@@ -126,53 +132,65 @@ def _eigh(A: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Eigenpairs of a positive semi-definite matrix; eigenvalues that are rounding become 0."""
     values, vectors = torch.linalg.eigh(A)
     size = values.abs().amax().item()
-    if values[0] < -100 * len(A) * eps * size:
+    # Tangent kernels in float32 are off by .1 to .4 eps in norm, at all sizes; eigh by n eps.
+    rounding = max(3 * eps, len(A) * torch.finfo(torch.float64).eps) * size
+    if values[0] < -30 * rounding:
         raise ValueError(
             f"K is not positive semi-definite: its eigenvalues go from {values[0].item():.3g} to "
-            f"{values[-1].item():.3g}; a kernel of gradients is, so check how this one was made"
+            f"{values[-1].item():.3g}. A kernel of gradients is, up to the precision that it was "
+            "computed in; pass it in that precision"
         )
-    return torch.where(values > len(A) * eps * size, values, 0), vectors
+    return torch.where(values > rounding, values, 0), vectors
 
 
 def _flow(values: Tensor, t: Tensor, step: float | None) -> Float[Tensor, "T n"]:
-    """phi_t of the eigenvalues; t itself where they vanish."""
+    """phi_t of the eigenvalues; 0 where they are 0, as for the pseudo-inverse."""
     if step is None:
-        decay = torch.expm1(-values * t)
+        left = torch.expm1(-values * t)
     else:
         largest = values.amax().item()
         if not (step > 0 and step * largest < 2):
             raise ValueError(
                 f"step is {step}; the largest eigenvalue is {largest:.4g}, and gradient descent "
-                f"needs a step between 0 and 2 over it"
+                "needs a step between 0 and 2 over it"
             )
         steps, shrink = (t / step).round(), 1 - step * values
-        t = steps * step
-        decay = shrink.sign() ** steps * shrink.abs() ** steps - 1
-    return torch.where(values > 0, -decay / values, t)
+        slow = torch.expm1(steps * torch.log1p(-(step * values).clamp(max=0.5)))
+        left = torch.where(shrink > 0.5, slow, shrink.sign() ** steps * shrink.abs() ** steps - 1)
+    return torch.where(values > 0, -left / values, 0)
 
 
-def _check_shapes(K: Tensor, targets: Tensor, K_test: Tensor) -> None:
+def _check(K: Tensor, targets: Tensor, K_test: Tensor | None) -> None:
     if targets.dim() != 2:
         raise ValueError(f"targets must have shape (N, C), got {tuple(targets.shape)}")
     n, c = targets.shape
+    if n == 0 or c == 0:
+        raise ValueError(f"targets is empty, {tuple(targets.shape)}; give at least one point")
+    for value, name in ((K, "K"), (K_test, "K_test")):
+        if value is not None and value.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"{name} is {value.dtype}; compute kernels in float32 or float64, less is rounding"
+            )
     train = {2: (n, n), 3: (c, n, n), 4: (n, n, c, c)}.get(K.dim())
     if tuple(K.shape) != train:
         raise ValueError(
             f"K has shape {tuple(K.shape)}, but targets {tuple(targets.shape)} need "
             f"({n}, {n}), ({c}, {n}, {n}) or ({n}, {n}, {c}, {c})"
         )
-    rows = 1 if K.dim() == 3 else 0
-    expected = list(train)
-    if K_test.dim() == K.dim():
-        expected[rows] = K_test.shape[rows]
-    if list(K_test.shape) != expected:
-        expected[rows] = "M"
-        raise ValueError(
-            f"K_test has shape {tuple(K_test.shape)}, but K {tuple(K.shape)} needs "
-            f"({', '.join(map(str, expected))}): the M new points first"
-        )
-    for value, name in ((K, "K"), (targets, "targets"), (K_test, "K_test")):
-        require_finite(value, name)
+    if K_test is not None:
+        rows = 1 if K.dim() == 3 else 0
+        expected = list(train)
+        if K_test.dim() == K.dim():
+            expected[rows] = K_test.shape[rows]
+        if list(K_test.shape) != expected:
+            expected[rows] = "M"
+            raise ValueError(
+                f"K_test has shape {tuple(K_test.shape)}, but K {tuple(K.shape)} needs "
+                f"({', '.join(map(str, expected))}): the M new points first"
+            )
+        require_finite(K_test, "K_test")
+    require_finite(K, "K")
+    require_finite(targets, "targets")
     flipped = K.permute(1, 0, 3, 2) if K.dim() == 4 else K.mT
     asymmetry = (K - flipped).abs().amax().item()
     if asymmetry > 1e3 * torch.finfo(K.dtype).eps * K.abs().amax().item():

@@ -379,12 +379,20 @@ def test_target_alignment_is_one_for_the_kernel_of_the_targets():
     Y = random(12, 3)
     assert kernel_target_alignment(Y @ Y.T, Y) == pytest.approx(1, abs=1e-12)
     assert kernel_target_alignment((Y @ Y.T).float(), Y) == pytest.approx(1, abs=1e-6)
+    uncentred = kernel_target_alignment(Y @ Y.T + 5, Y, centred=False)
+    assert uncentred == pytest.approx(kernel_alignment(Y @ Y.T + 5, Y @ Y.T, centred=False))
+    assert uncentred < 0.99
 
 
 def test_drift_is_a_relative_distance():
     K = random(3, 4, 2, 2)
     assert kernel_drift(K, K) == 0
     assert kernel_drift(1.25 * K, K) == pytest.approx(0.25, rel=1e-12)
+    step = random(3, 4, 2, 2, seed=1)
+    by_hand = math.sqrt((step**2).sum() / (K**2).sum())
+    assert kernel_drift(K + step, K) == pytest.approx(by_hand, rel=1e-12)
+    huge = (1e25 * K).float()
+    assert kernel_drift(1.25 * huge, huge) == pytest.approx(0.25, rel=1e-6)
 
 
 def test_kernels_that_cannot_be_compared_are_refused():
@@ -399,6 +407,12 @@ def test_kernels_that_cannot_be_compared_are_refused():
         kernel_drift(K, kernel(6, 3))
     with pytest.raises(ValueError, match="K0 is zero"):
         kernel_drift(K, 0 * K)
+    with pytest.raises(ValueError, match=r"targets must have shape \(5, C\)"):
+        inspect.unwrap(kernel_target_alignment)(K, torch.ones(4, 1))
+    with pytest.raises(ValueError, match="targets is the same for all points"):
+        kernel_target_alignment(K, torch.ones(5, 1))
+    with pytest.raises(ValueError, match="targets holds 5 NaN"):
+        kernel_target_alignment(K, torch.ones(5, 1) * torch.nan)
     K[0, 0] = torch.nan
     with pytest.raises(ValueError, match="K holds 1 NaN"):
         kernel_drift(K, kernel(5, 3))

@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import dblquad
 from torch.testing import assert_close
 
-from entk_helpers import empirical_ntk, relu_ntk
+from entk_helpers import empirical_ntk, kernel_regression, relu_ntk
 from entk_helpers.testbeds import wide
 
 
@@ -62,6 +62,28 @@ def test_kernels_are_homogeneous_and_second_points_are_columns():
     assert_close(part.nngp, 10 * whole.nngp[:5, 5:])
 
 
+@pytest.mark.parametrize("t", [1e-3, 1e-6, 1e-9])
+def test_small_angles_are_not_lost(t):
+    x = torch.tensor([[1.0, 0.0], [math.cos(t), math.sin(t)]], dtype=torch.float64)
+    found = relu_ntk(x).ntk
+    # To first order in the angle, 2 * (1/2) (|x| |x'|) loses the share t / pi of one layer.
+    assert (1.0 - found[0, 1]).item() == pytest.approx(t / (2 * math.pi), rel=1e-2)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5, 50])
+def test_parallel_points_give_a_kernel_of_the_rank_that_they_have(depth):
+    x = torch.linspace(0.1, 2, 20, dtype=torch.float64)[:, None]
+    kernel = relu_ntk(x, depth=depth).ntk
+    assert_close(kernel, (depth + 1) * x @ x.T, rtol=1e-12, atol=0)
+    assert torch.equal(kernel, kernel.T)
+    assert_close(kernel_regression(kernel, 3 * x), 3 * x)
+
+
+def test_single_precision_is_raised_to_double():
+    x = points()
+    assert_close(relu_ntk(x.float()).ntk, relu_ntk(x.float().double()).ntk, rtol=1e-14, atol=0)
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_wide_networks_approach_the_limit(depth):
     x = points(6)
@@ -92,6 +114,10 @@ def test_what_has_no_kernel_is_refused():
         relu_ntk(x, depth=-1)
     with pytest.raises(ValueError, match="point of norm zero"):
         relu_ntk(0 * x)
+    with pytest.raises(ValueError, match="x2 holds 15 NaN"):
+        relu_ntk(x, x * torch.nan)
+    with pytest.raises(ValueError, match="product of the norms"):
+        relu_ntk(1e200 * x)
     x[0, 0] = torch.nan
     with pytest.raises(ValueError, match="x holds 1 NaN"):
         relu_ntk(x)

@@ -1,5 +1,7 @@
 """Kernel regression and gradient flow against scikit-learn, scipy's exponential and descent itself."""
 
+import inspect
+
 import pytest
 import torch
 from scipy.linalg import expm
@@ -91,6 +93,30 @@ def test_outputs_that_do_not_couple_agree_in_all_three_shapes():
     assert_close(shared, full)
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_kernels_in_single_precision_keep_what_they_know(activation):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 64), activation(), nn.Linear(64, 1))
+    x, new, Y = torch.randn(150, 10), torch.randn(20, 10), torch.randn(150, 1)
+
+    def fit(model, x, new):
+        return kernel_regression(empirical_ntk(model, x), Y, empirical_ntk(model, new, x))
+
+    single = fit(model, x, new)
+    double = fit(model.double(), x.double(), new.double())
+    assert (single - double).norm() < 0.01 * double.norm()
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-9, 1e-6])
+def test_what_rounding_left_of_duplicated_points_is_dropped(ridge):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 40), nn.Tanh(), nn.Linear(40, 1))
+    x, Y = torch.randn(25, 5).repeat(2, 1), torch.randn(50, 1)
+    found = kernel_regression(empirical_ntk(model, x), Y, ridge=ridge)
+    mean = (Y[:25] + Y[25:]).double() / 2  # the best that equal points can have
+    assert_close(found, mean.repeat(2, 1), rtol=1e-2, atol=1e-2)
+
+
 # gradient_flow
 
 
@@ -133,6 +159,29 @@ def test_with_a_step_it_is_gradient_descent_step_by_step(step):
     assert_close(found, torch.stack(seen))
 
 
+def test_flow_of_one_kernel_an_output_is_one_flow_an_output():
+    Y = random(7, 3, seed=9)
+    pairs = [kernels(seed=s) for s in range(3)]
+    K, K_test = (torch.stack(side) for side in zip(*pairs, strict=True))
+    times = [0.01, 0.1, 1.0]
+    alone = [gradient_flow(K[c], Y[:, [c]], times, K_test[c]) for c in range(3)]
+    assert_close(gradient_flow(K, Y, times, K_test), torch.cat(alone, 2))
+
+
+def test_flow_stays_where_it_arrived_however_long():
+    F, Y = random(30, 4), random(30, 1, seed=1)
+    late = gradient_flow((F @ F.T).float(), Y, [1e4, 1e9], F @ F.T)
+    expected = kernel_regression(F @ F.T, Y)
+    assert_close(late, expected.expand(2, -1, -1), rtol=1e-4, atol=1e-4)
+
+
+def test_steps_are_accurate_for_small_eigenvalues():
+    values = torch.tensor([1.0, 1e-6, 1e-12], dtype=torch.float64)
+    found = gradient_flow(values.diag(), torch.ones(3, 1).double(), [1.0], step=0.5)[0, :, 0]
+    # 1 - (1 - l / 2)^2 = l - l^2 / 4
+    assert_close(found, values - values**2 / 4, rtol=1e-12, atol=0)
+
+
 # linearised
 
 
@@ -161,6 +210,31 @@ def test_linearised_takes_some_of_the_parameters():
     change = random(12, seed=2)
     whole = torch.cat([torch.zeros(24).double(), change, torch.zeros(2).double()])
     assert_close(linearised(model, x, change, params="2.weight"), linearised(model, x, whole))
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(3, 2)
+
+    def forward(self, a, b):
+        return self.map(a) * b
+
+
+def test_linearised_takes_tuples_and_dicts():
+    torch.manual_seed(0)
+    model, a, b = Pair().double(), random(4, 3), random(4, 1, seed=1)
+    delta = random(8, seed=2)
+    # Linear in its parameters, so the tangent is the function itself.
+    whole = functional_call(model, unflatten(model, flat(model) + delta), (a, b)).detach()
+    assert_close(linearised(model, (a, b), delta), whole)
+    assert_close(linearised(model, {"a": a, "b": b}, delta), whole)
+
+
+@pytest.mark.parametrize("shape", [(38, 2), (37,), (1, 38)])
+def test_linearised_wants_one_number_a_parameter(shape):
+    with pytest.raises(ValueError, match=r"displacement must have shape \(38,\)"):
+        inspect.unwrap(linearised)(network(), random(4, 3), random(*shape))
 
 
 def flat(model):
@@ -199,8 +273,22 @@ def test_what_is_not_a_kernel_is_refused():
         kernel_regression(K - 20 * torch.eye(7), Y)
     with pytest.raises(ValueError, match="not positive semi-definite"):
         kernel_regression(K - 20 * torch.eye(7), Y, ridge=0.1)
-    with pytest.raises(ValueError, match="ridge is -1"):
-        kernel_regression(K, Y, ridge=-1.0)
+    with pytest.raises(ValueError, match="not positive semi-definite"):
+        kernel_regression(torch.diag(torch.tensor([2.0, 1.0, -0.5])), torch.ones(3, 1), ridge=1.0)
+    crossed = torch.zeros(2, 2, 2, 2)
+    crossed[0, 1, 0, 1] = 1
+    with pytest.raises(ValueError, match="K is not symmetric"):
+        kernel_regression(crossed, torch.ones(2, 2))
+    for ridge in (-1.0, float("inf")):
+        with pytest.raises(ValueError, match=f"ridge is {ridge}"):
+            kernel_regression(K, Y, ridge=ridge)
+    for dtype in (torch.bfloat16, torch.int64):
+        with pytest.raises(ValueError, match="compute kernels in float32 or float64"):
+            inspect.unwrap(kernel_regression)(K.to(dtype), Y)
+    with pytest.raises(ValueError, match="targets is empty"):
+        kernel_regression(torch.zeros(0, 0), torch.zeros(0, 1))
+    with pytest.raises(ValueError, match="K_test holds 49 NaN"):
+        kernel_regression(K, Y, K * torch.nan)
     Y[0] = torch.nan
     with pytest.raises(ValueError, match="targets holds 1 NaN"):
         kernel_regression(K, Y)
@@ -210,7 +298,11 @@ def test_times_and_steps_that_mean_nothing_are_refused():
     (K, _), Y = kernels(), random(7, 1)
     with pytest.raises(ValueError, match="times must be"):
         gradient_flow(K, Y, [])
-    with pytest.raises(ValueError, match="times must be"):
-        gradient_flow(K, Y, [-1.0])
+    for bad in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="times must be"):
+            gradient_flow(K, Y, [0.0, bad])
+    for step in (-0.1, 2.1 / torch.linalg.eigvalsh(K)[-1].item()):
+        with pytest.raises(ValueError, match="gradient descent needs a step"):
+            gradient_flow(K, Y, [1.0], step=step)
     with pytest.raises(ValueError, match="step is 100"):
         gradient_flow(K, Y, [1.0], step=100.0)

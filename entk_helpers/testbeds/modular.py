@@ -38,7 +38,7 @@ class ModularRun(Run):
 def pairs(p: int) -> Tensor:
     """All p^2 pairs (a, b) as two one-hot vectors side by side; (p*p, 2p), row a*p + b."""
     _check(p >= 2, f"p is {p}; give at least 2")
-    digits, ones = torch.eye(p), torch.ones(p, dtype=torch.long)
+    digits, ones = torch.eye(p, dtype=torch.float32), torch.ones(p, dtype=torch.long)
     a, b = torch.arange(p).outer(ones).flatten(), ones.outer(torch.arange(p)).flatten()
     return torch.cat([digits[a], digits[b]], dim=1)
 
@@ -81,15 +81,15 @@ def train_mlp_seeds(
     0, those asked for, and `epochs`. `device`: the CPU unless given. Ordinary random
     state is neither read nor changed.
     """
-    seeds = list(seeds)
+    seeds, checkpoints = list(seeds), {int(step) for step in checkpoints}
     n_train = round(train_fraction * p * p) if 0 < train_fraction < 1 else 0
     _check(p >= 2, f"p is {p}; give at least 2")
     _check(len(seeds) >= 1, "seeds is empty; give at least one seed")
     _check(len(set(seeds)) == len(seeds), f"seeds is {seeds}; give each seed once")
     _check(width >= 1, f"width is {width}; give at least 1")
     _check(epochs >= 1, f"epochs is {epochs}; give at least 1")
-    _check(lr > 0, f"lr is {lr}; give a positive number")
-    _check(weight_decay >= 0, f"weight_decay is {weight_decay}; give a number >= 0")
+    _check(0 < lr < float("inf"), f"lr is {lr}; give a positive number")
+    _check(0 <= weight_decay < float("inf"), f"weight_decay is {weight_decay}; give a number >= 0")
     _check(
         0 < n_train < p * p,
         f"train_fraction is {train_fraction}; give a share of the {p * p} pairs that leaves "
@@ -104,8 +104,8 @@ def train_mlp_seeds(
     with progress_bar(len(seeds) * epochs, "modular addition", show=progress) as bar:
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
-            W1 = torch.randn(width, 2 * p, generator=generator)
-            W2 = torch.randn(p, width, generator=generator)
+            W1 = torch.randn(width, 2 * p, generator=generator, dtype=torch.float32)
+            W2 = torch.randn(p, width, generator=generator, dtype=torch.float32)
             train = torch.zeros(p * p, dtype=torch.bool)
             train[torch.randperm(p * p, generator=generator)[:n_train]] = True
             labels = sums(p)
@@ -153,6 +153,7 @@ def _descend(
             optimizer.step()
             bar.update()
     loss, hit = torch.stack(losses), torch.stack(hits).double()
+    _check(bool(loss[-1].isfinite().all()), f"lr is {lr}; training diverged, give less")
     history = {
         "step": list(range(epochs + 1)),
         "train loss": loss[:, train].mean(1).tolist(),

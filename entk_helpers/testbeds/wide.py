@@ -67,7 +67,9 @@ def draw_weights(sizes: Sequence[int], seed: int) -> list[Tensor]:
     """Standard normal weights of the layers between `sizes` = (d, n, ..., C), float32, CPU."""
     generator = torch.Generator().manual_seed(seed)
     pairs = itertools.pairwise(sizes)
-    return [torch.randn(out, fan_in, generator=generator) for fan_in, out in pairs]
+    return [
+        torch.randn(out, fan_in, generator=generator, dtype=torch.float32) for fan_in, out in pairs
+    ]
 
 
 def network(
@@ -83,6 +85,7 @@ def network(
     return WideNetwork(weights, weights if centred else None, scale, activation)
 
 
+@torch.no_grad()
 def train_seeds(
     sizes: Sequence[int],
     x: Tensor,
@@ -110,7 +113,9 @@ def train_seeds(
     x (N, d), targets (N, C); sizes (d, n, ..., C). `watch` (M, d): points whose outputs are
     recorded, x unless given. `record_at`: the steps recorded in the history and kept as
     checkpoints beside the last, (0,) unless given. Returns a `Run` per seed; history: "step",
-    "loss", "outputs" (a list of (M, C)). `device`: the CPU unless given.
+    "loss", "outputs" (a list of (M, C)). `device`: the CPU unless given. Raises ValueError for
+    settings that do not fit together, and when training diverges: at NaN, at a loss far above the
+    start, or when every unit of a layer has died.
     """
     sizes, seeds = list(sizes), list(seeds)
     _check(len(sizes) >= 2, f"sizes is {sizes}; give at least inputs and outputs")
@@ -127,6 +132,18 @@ def train_seeds(
     _check(steps >= 1, f"steps is {steps}; give at least 1")
     _check(rate > 0, f"rate is {rate}; give a positive number")
     _check(scale > 0, f"scale is {scale}; give a positive number")
+    _check(min(sizes) >= 1, f"sizes is {sizes}; give at least 1 in every place")
+    for value, name in ((x, "x"), (targets, "targets")):
+        _check(value.is_floating_point(), f"{name} is {value.dtype}; give floating-point numbers")
+        _check(bool(value.isfinite().all()), f"{name} holds NaN or Inf; clean it first")
+    _check(
+        watch is None or (watch.dim() == 2 and watch.shape[1] == sizes[0]),
+        f"watch must have shape (M, {sizes[0]}), got {watch is not None and tuple(watch.shape)}",
+    )
+    _check(
+        all(0 <= step <= steps for step in record_at or ()),
+        f"record_at is {record_at}; give steps from 0 to {steps}",
+    )
     _check(
         activation in ACTIVATIONS,
         f"activation is {activation!r}; give one of {', '.join(ACTIVATIONS)}",
@@ -148,10 +165,15 @@ def train_seeds(
             out, inner = _forward(weights, x, activation)
             error = scale * (out - first) - targets
             loss = error.square().sum(2).mean(1) / 2
+            alive = out.abs().amax((1, 2)) > 0
             if step == 0:
-                ceiling = 1e3 * loss
-            # A ReLU network that explodes may die and stay finite, so NaN is not enough.
-            _check(bool((loss <= ceiling).all()), f"rate is {rate}; training diverged, give less")
+                # Far above the start, and above where a large rate may catapult it and return.
+                ceiling = 1e6 * (loss + targets.square().sum(1).mean() + 1)
+                born = alive
+            _check(
+                bool((loss <= ceiling).all()) and bool((alive | ~born).all()),
+                f"rate is {rate}; training diverged, give less",
+            )
             done = step == steps or bool((loss <= stop_loss).all())
             if step in kept or done:
                 seen = _apply(weights, watch, activation)

@@ -1,7 +1,10 @@
 """Wide networks against autograd, torch's own SGD, and the scaling that their names promise."""
 
+import math
+
 import pytest
 import torch
+from scipy.integrate import quad
 from torch.func import functional_call
 from torch.testing import assert_close
 
@@ -26,6 +29,17 @@ def test_forward_is_the_formula():
     hidden = (x @ W1.T / 3**0.5).clamp(min=0)
     hidden = (hidden @ W2.T * (2 / 8) ** 0.5).clamp(min=0)
     assert_close(net(x).detach(), hidden @ W3.T * (2 / 6) ** 0.5)
+
+
+@pytest.mark.parametrize("activation", wide.ACTIVATIONS)
+def test_gain_is_one_over_the_size_of_the_activation(activation):
+    s = wide.ACTIVATIONS[activation]
+
+    def density(z):
+        value = s.function(torch.tensor(z, dtype=torch.float64)).item()
+        return value**2 * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+    assert s.gain == pytest.approx(quad(density, -12, 12, points=[0])[0] ** -0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize("activation", wide.ACTIVATIONS)
@@ -70,15 +84,19 @@ def test_seeds_in_a_batch_are_seeds_alone():
 
 def test_history_and_checkpoints_are_those_asked_for():
     x, y, watch = points(), targets(), points(4, seed=2)
-    run = wide.train_seeds(
-        SIZES, x, y, [0], steps=9, rate=0.02, watch=watch, record_at=(3, 5), centred=True
-    )[0]
-    assert run.history["step"] == [0, 3, 5, 9] == sorted(run.checkpoints)
-    for step, loss, seen in zip(*run.history.values(), strict=True):
-        model = run.at(step)
-        assert_close(model(watch).detach(), seen)
-        assert loss == pytest.approx(((model(x) - y).square().sum(1).mean() / 2).item())
-    assert_close(run.at(9)(x), run.model(x))
+    runs = wide.train_seeds(
+        SIZES, x, y, [0, 3], steps=9, rate=0.02, watch=watch, record_at=(3, 5), scale=0.5,
+        centred=True, activation="tanh",
+    )  # fmt: skip
+    for run in runs:
+        assert torch.equal(run.inputs, x) and torch.equal(run.targets, y)
+        assert run.history["step"] == [0, 3, 5, 9] == sorted(run.checkpoints)
+        for step, loss, seen in zip(*run.history.values(), strict=True):
+            model = run.at(step)
+            assert_close(model(watch).detach(), seen)
+            assert loss == pytest.approx(((model(x) - y).square().sum(1).mean() / 2).item())
+        assert_close(run.at(9)(x), run.model(x))
+    assert not torch.equal(runs[0].history["outputs"][-1], runs[1].history["outputs"][-1])
 
 
 def test_stop_loss_ends_training_early():
@@ -86,6 +104,27 @@ def test_stop_loss_ends_training_early():
     run = wide.train_seeds((3, 200, 2), x, y, [0, 1], steps=5000, rate=0.05, stop_loss=0.1)[0]
     assert run.history["step"][-1] < 5000
     assert run.history["loss"][-1] <= 0.1
+
+
+def test_training_goes_on_until_every_seed_is_done():
+    x, y = points(), targets()
+    runs = wide.train_seeds((3, 200, 2), x, y, range(5), steps=5000, rate=0.05, stop_loss=0.1)
+    losses = [run.history["loss"][-1] for run in runs]
+    assert max(losses) <= 0.1 < 0.11 < max(run.history["loss"][0] for run in runs)
+    assert min(losses) < 0.95 * max(losses)  # the others went further
+
+
+def test_a_large_rate_may_throw_the_loss_up_before_it_falls():
+    x, y = torch.ones(1, 1), torch.zeros(1, 1)
+    run = wide.train_seeds((1, 1000, 1), x, y, [11], steps=400, rate=1.1, record_at=range(400))[0]
+    assert max(run.history["loss"]) > 100 * run.history["loss"][0]
+    assert run.history["loss"][-1] < 0.1 * run.history["loss"][0]
+
+
+def test_a_network_that_dies_is_not_called_trained():
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(179))
+    with pytest.raises(ValueError, match="training diverged"):
+        wide.train_seeds((3, 4, 1), x, 3 * torch.ones(2, 1), [179], steps=50, rate=10.0)
 
 
 def test_random_state_is_left_alone_and_models_take_new_weights():
@@ -110,6 +149,11 @@ def test_random_state_is_left_alone_and_models_take_new_weights():
         ({"scale": -1.0}, "scale is -1"),
         ({"activation": "gelu"}, "give one of relu, tanh"),
         ({"rate": 1e9, "steps": 50}, "training diverged"),
+        ({"sizes": (3, 0, 2)}, "give at least 1 in every place"),
+        ({"x": points() * torch.nan}, "x holds NaN"),
+        ({"targets": targets().long()}, "give floating-point numbers"),
+        ({"watch": torch.zeros(4, 2)}, r"watch must have shape \(M, 3\)"),
+        ({"record_at": (3,)}, "give steps from 0 to 2"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(wrong, message):
