@@ -295,28 +295,24 @@ plt.show()
 
 
 # %% tags=["hide-input"]
-def drift(run, points=x):
-    before, after = (
-        empirical_ntk(model.double(), points.double())
-        for model in (run.at(0), run.model)
-    )
-    return kernel_drift(after, before)
-
-
-drifts = {key: [drift(run) for run in seeds] for key, seeds in runs.items()}
-
-
-def small_modes(run):
-    """Drift of the kernel among all its modes but the first five."""
+def drift(run):
+    """Drift of the kernel, and among all its modes but the first five."""
     before, after = (
         empirical_ntk(model.double(), x.double())
         for model in (run.at(0), run.model)
     )
-    rest = eigenpairs(before).vectors[:, 5:]
-    return kernel_drift(rest.T @ after @ rest, rest.T @ before @ rest)
+    small = eigenpairs(before).vectors[:, 5:]
+    return (
+        kernel_drift(after, before),
+        kernel_drift(small.T @ after @ small, small.T @ before @ small),
+    )
 
 
-rest = {key: [small_modes(run) for run in seeds] for key, seeds in runs.items()}
+both = {key: [drift(run) for run in seeds] for key, seeds in runs.items()}
+drifts, rest = (
+    {key: [pair[i] for pair in pairs] for key, pairs in both.items()}
+    for i in (0, 1)
+)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-t-drift", "caption": "**Wider networks move their kernel less, ReLU networks most in the small modes.** Relative change of the kernel on the training points between the start and the end of training, against width: the whole kernel (left) and its part among all modes but the first five (right). Eight seeds a width, lines are geometric means, slopes are means over seeds."}, "image": {"alt": "Two panels of falling lines on logarithmic axes. Left, ReLU and tanh both fall, tanh with slope near minus one, ReLU with about minus three quarters. Right, tanh as before, ReLU only with about minus one half."}}
 fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.0))
@@ -469,7 +465,7 @@ ensembles = {
     for case in CASES
 }
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-t-limit", "caption": "**The first kernel reaches its limit as the root of the width; ensembles get there as the root of their size, and deep ones stop at a floor.** Distance $\\norm{K - \\Theta}_F / \\norm{\\Theta}_F$ of ReLU networks on 16 points of the circle. Left: one network, against width, 8 seeds, geometric means. Right: the mean kernel of an ensemble against its size, five independent ensembles, root mean squares; grey lines go down as the square root, through the point at 16."}, "image": {"alt": "Left, three bundles of dots for one to three hidden layers fall along parallel lines. Right, shallow ensembles follow the grey square root line to the end; the deep narrow one bends off it near three hundredths, the deep one of width 64 near one hundredth."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-t-limit", "caption": "**The first kernel reaches its limit as the root of the width; ensembles get there as the root of their size, unless they are deep and narrow.** Distance $\\norm{K - \\Theta}_F / \\norm{\\Theta}_F$ of ReLU networks on 16 points of the circle. Left: one network, against width, 8 seeds, geometric means. Right: the mean kernel of an ensemble against its size, five independent ensembles, root mean squares; grey lines go down as the square root, through the point at 16."}, "image": {"alt": "Left, three bundles of dots for one to three hidden layers fall along parallel lines. Right, shallow ensembles follow the grey square root line to the end; the deep narrow one bends off it and stays near three hundredths; the deep one of width 64 follows to its end at 4096 networks."}}
 fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.2))
 SHADES = ("#56B4E9", COLOURS["trained"], "#003B5C")
 for depth, colour in zip(DEPTHS, SHADES, strict=True):
@@ -603,7 +599,7 @@ table(
 
 # %% [markdown]
 # Large modes obey, everywhere. With tanh the small ones do so too, once the network is wide. In ReLU networks the small modes lag behind, and hardly less so with 512 units than with 64.
-# "The kernel is constant" is a statement about the *smallest eigenvalue that matters* for the target. But a drifting kernel would scatter the rates to both sides, and these are all too slow. Something else is going on.
+# "The kernel is constant" is a statement about the *smallest eigenvalue that matters* for the target. But a drifting kernel makes the small modes of the narrow tanh network too *fast*, and those of ReLU networks are too slow. Something else is going on.
 #
 # (kinks)=
 # ### Where the equation itself fails
@@ -687,8 +683,8 @@ table(
 )
 
 # %% [markdown]
-# With tanh the unexplained part falls in proportion to the step. With the ReLU it does not fall, and neither does the number of gates that are caught (of $256 \cdot 16$). It is a small part of the function, and it sits where the residual is
-# small and slow. That caught units are *why* the small modes lag fits all that we have measured, and we have not shown it ({ref}`ex-theory-slow`). The book uses kernels of trained networks as descriptions of the
+# With tanh the unexplained part falls in proportion to the step. With the ReLU it does not fall, and neither does the number of gates that are caught (of $256 \cdot 16$). It is a small part of the function, but so are the
+# small modes. That caught units are *why* the small modes lag fits all that we have measured, and we have not shown it ({ref}`ex-theory-slow`). The book uses kernels of trained networks as descriptions of the
 # function near their weights; that use is not touched.
 #
 # ## Lazy and rich
@@ -810,7 +806,7 @@ table(
 )
 
 # %% [markdown]
-# On the right, training is lazy: the drift vanishes, alignment stays at what it was before, and the network's error is that of kernel regression with its first kernel. On the left it is rich: the kernel
+# On the right, training is lazy: the drift vanishes, alignment stays at what it was before, and the network's error agrees with that of kernel regression with its first kernel. On the left it is rich: the kernel
 # has moved by several times its own size, towards the target, and the network generalises from the same 200 points. The dotted line is kernel regression with the *last* kernel: wherever training is rich it does better than
 # the network that made it. It also fits the training points more closely (exactly, where the network stops at a loss of 0.0005), so this is not a fair race; but the features are in the kernel.
 #
@@ -827,23 +823,23 @@ table(
 #
 # ### When it must hold
 #
-# A network without biases and skip connections is often *homogeneous* of some degree $q$: scale all weights by $s > 0$, and the output scales by $s^q$. Euler's identity then says $J(x)\, \theta = q f(x)$ ({ref}`ex-theory-euler`). So
+# A network without biases and skip connections is often *homogeneous* of some degree $\kappa$: scale all weights by $s > 0$, and the output scales by $s^\kappa$. Euler's identity then says $J(x)\, \theta = \kappa f(x)$ ({ref}`ex-theory-euler`). So
 # the function is, at every moment, itself linear in its tangent features $J(x)$.
 #
 # ````{prf:theorem} A finished network is its last kernel
 # :label: thm-finished
-# Let $f$ be homogeneous of degree $q > 0$, and let $\theta$, where $f$ can be differentiated, be a stationary point of $\tfrac12 \sum_n \norm{f(x_n) - y_n}^2 + \tfrac{\beta}{2} \norm{\theta}^2$ with $\beta > 0$. Then, with the kernel $K$ at that very point, and points and outputs stacked,
+# Let $f$ be homogeneous of degree $\kappa > 0$, and let $\theta$, where $f$ can be differentiated, be a stationary point of $\tfrac12 \sum_n \norm{f(x_n) - y_n}^2 + \tfrac{\beta}{2} \norm{\theta}^2$ with $\beta > 0$. Then, with the kernel $K$ at that very point, and points and outputs stacked,
 #
 # $$
-# f(x) = K(x, X) \left[ K(X, X) + q \beta \right]^{-1} y \qquad \text{for all } x .
+# f(x) = K(x, X) \left[ K(X, X) + \kappa \beta \right]^{-1} y \qquad \text{for all } x .
 # $$ (eq-t-finished)
 # ````
 #
 # ````{prf:proof}
-# Stationary means $J^\T (y - f) = \beta\, \theta$. Multiply by $J(x)$ and use Euler: $K(x, X) (y - f) = q \beta f(x)$. At the training points this is $(K + q\beta) f = K y$, hence $y - f = q\beta\, (K + q\beta)^{-1} y$. Put this back.
+# Stationary means $J^\T (y - f) = \beta\, \theta$. Multiply by $J(x)$ and use Euler: $K(x, X) (y - f) = \kappa \beta f(x)$. At the training points this is $(K + \kappa\beta) f = K y$, hence $y - f = \kappa\beta\, (K + \kappa\beta)^{-1} y$. Put this back.
 # ````
 #
-# No width, no laziness, no small step. The kernel must be the last one, $f_0$ must be left *out*, and training must be finished. Without weight decay, stationary means that $\theta / q$ is *a* least-squares fit of the targets in the tangent features. It is kernel regression, the *shortest* one, only as far as $\theta$ has no part that the training points do not see.
+# No width, no laziness, no small step. The kernel must be the last one, $f_0$ must be left *out*, and training must be finished. Without weight decay, stationary means that $\theta / \kappa$ is *a* least-squares fit of the targets in the tangent features. It is kernel regression, the *shortest* one, only as far as $\theta$ has no part that the training points do not see.
 # We check the theorem where it can be brought to a point: modular addition with $p = 11$ and a narrow version of the network of chapter 4,
 #
 # $$
@@ -984,7 +980,7 @@ def tangent_fit(net, x, y, new, tol=1e-2):
 
 # %%
 ADD_SEEDS = range(10, 15)
-EPOCHS = (0, 45, 50, 55, 60, 65, 70, 75, 80, 85, 100, 500)
+EPOCHS = (0, 45, 50, 55, 60, 65, 70, 75, 80, 90, 500)
 addition = modular.train_mlp_seeds(ADD_SEEDS, checkpoints=EPOCHS, progress=True)
 
 
@@ -1035,7 +1031,7 @@ for name, values in held_out.items():
         EPOCHS, values.min(0), values.max(0), color=COLOUR[name], alpha=0.15, lw=0
     )  # fmt: skip
 ax.axhline(1 / 29, color="0.75", lw=0.8)
-ax.set(xlim=(40, 101), xlabel="epoch", ylabel="accuracy, held-out pairs")
+ax.set(xlim=(44.5, 90.5), xlabel="epoch", ylabel="accuracy, held-out pairs")
 ax.legend(fontsize="small")
 plt.show()
 
@@ -1295,7 +1291,7 @@ table(
 
 # %% [markdown]
 # With ten hidden units the last kernel *is* the network, to within a percent in every seed, and the first kernel is not. Five thousand steps of Adam have arrived at a stationary point: the gradient (largest of the seeds, relative to that at $f = 0$) is small. With forty hidden units the least-squares problem is badly
-# conditioned (median over seeds), and without a ridge the fit fails. With $f_0$, as the formula is written for the lazy limit, it fails in all three settings, ridge or not: the initial function is not in the span of the last tangent features, so nothing can take it away again.
+# conditioned (median over seeds), and without a ridge the fit fails. With $f_0$, as the formula is written for the lazy limit, it fails in all three settings: the initial function is not in the span of the last tangent features, so nothing can take it away again.
 
 # %% tags=["hide-input"]
 HELD = "held-out accuracy of the exact kernel"
@@ -1400,7 +1396,7 @@ for claim in ledger.claims.values():
 #
 # ```{exercise} Euler's identity
 # :label: ex-theory-euler
-# A function is homogeneous of degree $q$ in its parameters if $f(x; s\theta) = s^q f(x; \theta)$ for $s > 0$. Show that then $J(x)\, \theta = q f(x)$. What is $q$ for the modular network
+# A function is homogeneous of degree $\kappa$ in its parameters if $f(x; s\theta) = s^\kappa f(x; \theta)$ for $s > 0$. Show that then $J(x)\, \theta = \kappa f(x)$. What is $\kappa$ for the modular network
 # {eq}`eq-t-modular`, for a ReLU network {eq}`eq-t-network` with three hidden layers, and for the weights that feed a layer normalisation? Check with one product $J \theta$ each.
 # ```
 #
@@ -1408,7 +1404,7 @@ for claim in ledger.claims.values():
 # :class: dropdown
 # ```
 #
-# Differentiate $f(x; s\theta) = s^q f(x; \theta)$ by $s$ at $s = 1$: the left side gives $J(x)\, \theta$. The degrees are 3 (two for $W_1$, squared, and one for $W_2$), 4 (one a matrix), and 0: normalisation
+# Differentiate $f(x; s\theta) = s^\kappa f(x; \theta)$ by $s$ at $s = 1$: the left side gives $J(x)\, \theta$. The degrees are 3 (two for $W_1$, squared, and one for $W_2$), 4 (one a matrix), and 0: normalisation
 # undoes the scale, so that $J \theta = 0$, which says that the gradient is orthogonal to the weights.
 
 
