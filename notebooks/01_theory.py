@@ -229,9 +229,10 @@ plt.show()
 # $\dot r = -K_0 r$, so $r(t) = e^{-K_0 t}\, r(0)$. Put this back and integrate:
 #
 # $$
-# f_t(x) = f_0(x) + K_0(x, X)\, \frac{1 - e^{-K_0 t}}{K_0}\, \bigl( y - f_0(X) \bigr)
-# \;\; \xrightarrow{\; t \to \infty \;} \;\;
-# f_0(x) + K_0(x, X)\, K_0^{+}\, \bigl( y - f_0(X) \bigr) .
+# \begin{aligned}
+# f_t(x) &= f_0(x) + K_0(x, X)\, \frac{1 - e^{-K_0 t}}{K_0}\, \bigl( y - f_0(X) \bigr) \\
+# &\xrightarrow{\; t \to \infty \;} \; f_0(x) + K_0(x, X)\, K_0^{+}\, \bigl( y - f_0(X) \bigr) .
+# \end{aligned}
 # $$ (eq-t-solution)
 #
 # The fraction is a function of the matrix $K_0$, applied to its eigenvalues (it is $t$ where they vanish). The limit is *kernel regression* without a ridge, and
@@ -314,7 +315,7 @@ drifts, rest = (
     for i in (0, 1)
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-t-drift", "caption": "**Wider networks move their kernel less, ReLU networks most in the small modes.** Relative change of the kernel on the training points between the start and the end of training, against width: the whole kernel (left) and its part among all modes but the first five (right). Eight seeds a width, lines are geometric means, slopes are means over seeds."}, "image": {"alt": "Two panels of falling lines on logarithmic axes. Left, ReLU and tanh both fall, tanh with slope near minus one, ReLU with about minus three quarters. Right, tanh as before, ReLU only with about minus one half."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-t-drift", "caption": "**Wider networks move their kernel less; the small modes of ReLU networks settle most slowly.** Relative change of the kernel on the training points between the start and the end of training, against width: the whole kernel (left) and its part among all modes but the first five (right). Eight seeds a width, lines are geometric means, slopes are means over seeds."}, "image": {"alt": "Two panels of falling lines on logarithmic axes. Left, ReLU and tanh both fall, tanh with slope near minus one, ReLU with about minus three quarters. Right, tanh as before, ReLU only with about minus one half."}}
 fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.0))
 plot_power(axes[0], drifts, "drift of the kernel")
 plot_power(axes[1], rest, "drift among the small modes")
@@ -407,7 +408,7 @@ print(
 
 # %%
 def many_kernels(width, depth, count, generator):
-    """Kernels of `count` random ReLU networks on the circle, (count, 16, 16)."""
+    """Kernels of many random ReLU networks, (count, 16, 16)."""
     signal, layers = x / math.sqrt(3), []
     for fan_in in (3, *[width] * depth):
         fan_out = 1 if len(layers) == depth else width
@@ -438,7 +439,7 @@ for depth in DEPTHS:
         kernels = [first_kernel(n, depth, seed) for seed in SEEDS]
         distance[depth, n] = [kernel_drift(K, limit) for K in kernels]
 
-# %%
+# %% tags=["hide-input"]
 CASES = {
     (16, 1): (1, 16, 256, 4096, 32768),
     (16, 3): (1, 16, 256, 4096, 32768),
@@ -508,12 +509,12 @@ plt.show()
 # fits smooth functions first: *spectral bias* (shown in terms of waves, not of kernels, by {cite:t}`rahaman2019`). The statement is sharp enough to test mode by mode. We give each network a target with the same amount
 # of each of its own modes, as far as $\lambda_k > 0.03$, wait until time $1/\lambda_k$, and read off how fast mode $k$ has decayed.
 
-# %%
+# %% tags=["hide-input"]
 BIAS_RATE = 0.02
 
 
 def mode_rates(width, activation, seed):
-    """(eigenvalue, decay by time 1 / eigenvalue over prediction) of each mode."""
+    """Each mode's eigenvalue, and its decay over the prediction."""
     start = wide.network((3, width, 1), seed, activation=activation)
     pairs = eigenpairs(empirical_ntk(start.double(), x.double()))
     values = pairs.values[pairs.values > 0.03].tolist()
@@ -714,6 +715,10 @@ def parity(n, seed):
     return points, points[:, :1] * points[:, 1:2]
 
 
+def mse(guess, truth):
+    return (guess - truth).square().mean().item()
+
+
 def lazy_or_rich(scale, seed):
     points, product = parity(200, seed)
     new, truth = parity(500, 1000 + seed)
@@ -729,25 +734,19 @@ def lazy_or_rich(scale, seed):
         stop_loss=0.0005,
         watch=new,
     )[0]
-    before, after = empirical_ntk(run.at(0), new), empirical_ntk(run.model, new)
-    fit = {
-        name: kernel_regression(
-            empirical_ntk(model, points),
-            product,
-            empirical_ntk(model, new, points),
-        )
-        for name, model in (("first", run.at(0)), ("last", run.model))
-    }
+
+    def fit(model):
+        K, K_new = (empirical_ntk(model, a, points) for a in (points, new))
+        return mse(kernel_regression(K, product, K_new), truth)
+
+    before, after = (empirical_ntk(m, new) for m in (run.at(0), run.model))
     return {
         "drift": kernel_drift(after, before),
-        "alignment": kernel_target_alignment(after, truth),
         "alignment before": kernel_target_alignment(before, truth),
-        "test error": (run.history["outputs"][-1] - truth)
-        .square()
-        .mean()
-        .item(),
-        "first kernel": (fit["first"] - truth).square().mean().item(),
-        "last kernel": (fit["last"] - truth).square().mean().item(),
+        "alignment": kernel_target_alignment(after, truth),
+        "test error": mse(run.history["outputs"][-1], truth),
+        "first kernel": fit(run.at(0)),
+        "last kernel": fit(run.model),
     }
 
 
@@ -789,19 +788,25 @@ ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
 plt.show()
 
 # %% tags=["hide-input"]
-NAMES = (
-    "drift",
-    "alignment before",
-    "alignment",
-    "test error",
-    "first kernel",
-    "last kernel",
-)
+ROWS = {
+    "drift": "drift of the kernel",
+    "alignment before": "alignment before training",
+    "alignment": "alignment after",
+    "test error": "test error of the network",
+    "first kernel": "of the first kernel",
+    "last kernel": "of the last kernel",
+}
 table(
-    ["α", *NAMES],
+    ["8 seeds", *(f"α = {a:g}" for a in (SCALES[0], 1, SCALES[-1]))],
     [
-        (f"{a:g}", *(spread([run[n] for run in lazy[a]], 3) for n in NAMES))
-        for a in (SCALES[0], 1, SCALES[-1])
+        (
+            label,
+            *(
+                spread([run[name] for run in lazy[a]], 3)
+                for a in (SCALES[0], 1, SCALES[-1])
+            ),
+        )
+        for name, label in ROWS.items()
     ],
 )
 
@@ -1015,7 +1020,7 @@ held_out = {
     for name in fits[0][0]
 }
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-t-first", "caption": "**The kernel knows how to add before the network does.** Accuracy on held-out pairs against the epoch at which the network was stopped: the network itself, and regression on the training pairs with three kernels of the network at that epoch. Modular addition, $p = 29$, mean of 5 seeds, range shaded. Grey: chance."}, "image": {"alt": "Four S-shaped curves from zero to one. The exact kernel rises first, around epoch 55; the class-averaged kernel and the hidden activations around 70; the network itself around 84."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-t-first", "caption": "**The kernel knows how to add before the network does.** Accuracy on held-out pairs against the epoch at which the network was stopped: the network itself, and regression on the training pairs with three kernels of the network at that epoch. Modular addition, $p = 29$, mean of 5 seeds, range shaded. Grey: chance."}, "image": {"alt": "Four rising curves. The exact kernel rises first, around epoch 55; the class-averaged kernel and the hidden activations around 70; the network itself around 84."}}
 fig, ax = plt.subplots(figsize=(8.4, 3.2))
 COLOUR = {
     "network": "black",
@@ -1125,7 +1130,7 @@ table(
 # that neither has seen). Controls: a network trained on *shuffled labels*, and an untrained one, whose first kernel has to continue its own random outputs. And two other weight decays.
 
 
-# %%
+# %% tags=["hide-input"]
 def exact_fit(run, epoch, y=None):
     net, y = run.at(epoch), run.targets if y is None else y
     return tangent_fit(
@@ -1202,7 +1207,7 @@ plt.show()
 # on 2000 fresh ones, with the importance weights: first kernel, last kernel, last kernel with a small ridge ($10^{-5}$ of the largest eigenvalue, chosen with the result in view), and {eq}`eq-t-hypothesis` as it stands, with $f_0$ and that ridge.
 
 
-# %%
+# %% tags=["hide-input"]
 TOYS = {"dense": (10, 0.3), "sparse": (10, 0.9), "wide": (40, 0.9)}
 weight = tms.importance().sqrt()
 
@@ -1267,31 +1272,37 @@ for name, (m, sparsity) in TOYS.items():
     ).T.tolist()
 
 # %% tags=["hide-input"]
+CANDIDATES = (
+    "targets",
+    "first kernel",
+    "last kernel",
+    "last kernel, ridge",
+    "with $f_0$, ridge",
+)
 table(
     [
-        "distance to the network, fresh points, 5 seeds",
-        "targets",
-        "first kernel",
-        "last kernel",
-        "with a ridge",
-        "with $f_0$",
-        "gradient at the end",
-        "condition number",
+        "distance, 5 seeds",
+        *(f"{n}, $m$ = {m}, $S$ = {S}" for n, (m, S) in TOYS.items()),
     ],
     [
+        *(
+            (label, *(spread(toys[name][i], 3) for name in TOYS))
+            for i, label in enumerate(CANDIDATES)
+        ),
         (
-            f"{name}, $m$ = {TOYS[name][0]}, $S$ = {TOYS[name][1]}",
-            *(spread(column, 3) for column in columns[:5]),
-            f"{max(columns[5]):.0e}",
-            f"{np.median(columns[6]):.0e}",
-        )
-        for name, columns in toys.items()
+            "gradient at the end, largest",
+            *(f"{max(toys[name][5]):.0e}" for name in TOYS),
+        ),
+        (
+            "condition number, median",
+            *(f"{np.median(toys[name][6]):.0e}" for name in TOYS),
+        ),
     ],
 )
 
 # %% [markdown]
-# With ten hidden units the last kernel *is* the network, to within a percent in every seed, and the first kernel is not. Five thousand steps of Adam have arrived at a stationary point: the gradient (largest of the seeds, relative to that at $f = 0$) is small. With forty hidden units the least-squares problem is badly
-# conditioned (median over seeds), and without a ridge the fit fails. With $f_0$, as the formula is written for the lazy limit, it fails in all three settings: the initial function is not in the span of the last tangent features, so nothing can take it away again.
+# With ten hidden units the last kernel *is* the network, to within a percent in every seed, and the first kernel is not. Five thousand steps of Adam have arrived at a stationary point: the gradient (relative to that at $f = 0$) is small. With forty hidden units the least-squares problem is badly
+# conditioned, and without a ridge the fit fails. With $f_0$, as the formula is written for the lazy limit, it fails in all three settings: the initial function is not in the span of the last tangent features, so nothing can take it away again.
 
 # %% tags=["hide-input"]
 HELD = "held-out accuracy of the exact kernel"

@@ -172,7 +172,9 @@ def layer_share(net, x, reduce):
 def best_by_chance(vectors, features, draws=300, seed=0):
     """Best |cos| of any vector with any feature, when points are shuffled."""
     g = torch.Generator().manual_seed(seed)
-    shuffles = [torch.randperm(len(features), generator=g) for _ in range(draws)]  # fmt: skip
+    shuffles = [
+        torch.randperm(len(features), generator=g) for _ in range(draws)
+    ]
     return torch.stack(
         [alignment(vectors, features[s]).max() for s in shuffles]
     )
@@ -181,7 +183,12 @@ def best_by_chance(vectors, features, draws=300, seed=0):
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-m-answer", "caption": "**Which kernel, how, and does it mean anything?** Left: memory in float32 for 300 digits and a network 64-256-256-10; all of these describe the same model. Middle: share of the first layer in the kernel's trace while the 64-64-10 network trains with weight decay; thin lines are 6 seeds. Right: best |cos| of 20 eigenvectors with any of 300 coin-flip labels (green), its distribution when points are shuffled (grey), the level of a single random pair (dashed), and the best with one of the ten digit labels (blue); seed 0."}, "image": {"alt": "Left, bars from a billion bytes for the Jacobian down to a few hundred thousand for an N by N kernel. Middle, blue lines rise from 0.43 to 0.64 and orange lines fall from between 0.34 and 0.51 to zero. Right, a grey histogram around 0.18 with the green line inside it, a dashed line at 0.04 and a blue line near 0.6."}}
 fig, axes = plt.subplots(1, 3, figsize=(8.4, 3), width_ratios=(1, 1.05, 1.05))
 N, C, P = 300, 10, 85_002
-sizes = {"$J$": N * C * P, "full": (N * C) ** 2, "per class": C * N * N, "averaged": N * N}  # fmt: skip
+sizes = {
+    "$J$": N * C * P,
+    "full": (N * C) ** 2,
+    "per class": C * N * N,
+    "averaged": N * N,
+}
 axes[0].barh(
     list(sizes), [4 * s for s in sizes.values()], color=COLOURS["untrained"]
 )
@@ -357,7 +364,10 @@ layers = empirical_ntk(net, x, by="module")
 whole = empirical_ntk(net, x)
 print(list(tensors), list(layers))
 print("adds up:", torch.allclose(sum(tensors.values()), whole, rtol=1e-12))
-print("one part:", torch.allclose(empirical_ntk(net, x, params="2.*"), layers["2"]))  # fmt: skip
+print(
+    "one part:",
+    torch.allclose(empirical_ntk(net, x, params="2.*"), layers["2"]),
+)
 
 
 # %% tags=["hide-input"]
@@ -450,7 +460,10 @@ plt.show()
 gap = (
     (ratios["weight decay"] - torch.tensor(predicted)[::100, None]).abs().max()
 )
-print("without decay, moved by less than 1e-4:", bool(((ratios["no decay"] - 1).abs() < 1e-4).all()))  # fmt: skip
+print(
+    "without decay, moved by less than 1e-4:",
+    bool(((ratios["no decay"] - 1).abs() < 1e-4).all()),
+)
 print("with decay, off the recursion by less than 1e-4:", bool(gap < 1e-4))
 
 # %% [markdown]
@@ -591,7 +604,11 @@ for column, (ax, question) in enumerate(zip(axes, names, strict=True)):
         | {"class-averaged": COLOURS["accent"], "pseudo": COLOURS["dropped"]},
     )
     blocks = list(scores.values())[:2]
-    own, other, mean = blocks[column], blocks[1 - column], scores["class-averaged"]  # fmt: skip
+    own, other, mean = (
+        blocks[column],
+        blocks[1 - column],
+        scores["class-averaged"],
+    )
     ahead[question] = (
         [a - b for a, b in zip(own, other, strict=True)],
         [a - b for a, b in zip(own, mean, strict=True)],
@@ -610,7 +627,7 @@ for question, (values, _) in ahead.items():
     print(question, "own block ahead in", sum(v > 0 for v in values), "of 6")
 
 # %% [markdown]
-# They do, in every network, and each block fits the *other* question less well than an untrained block does. In the ten-class network the blocks are much more alike: the least centred kernel alignment of two of its ten blocks is below, with that of left and right. There, averaging over classes loses little.
+# They do, in every network, and each block fits the *other* question less well than an untrained block does. In the ten-class network the blocks are much more alike than left and right are here, as the centred kernel alignments show (for the ten classes, that of the least similar pair). There, averaging over classes loses little.
 
 # %%
 least = []
@@ -640,7 +657,10 @@ importance, tau = 0.8 ** torch.arange(10.0).double(), 1.0
 w = importance ** (tau / 2)
 weighted = empirical_ntk(net, few, reduce="full", class_weight=w)
 plain = empirical_ntk(net, few, reduce="full")
-print("rescales rows and columns:", torch.allclose(weighted, plain * torch.outer(w, w)))  # fmt: skip
+print(
+    "rescales rows and columns:",
+    torch.allclose(weighted, plain * torch.outer(w, w)),
+)
 
 # %% [markdown]
 # ## What it costs
@@ -731,9 +751,18 @@ table(
 # the first two rows give the same kernel. And one product takes a good part of the time of the whole averaged kernel, while an eigensolver needs tens of them: for a network of this size the matrix-free route saves memory, not time.
 
 # %%
-print("same kernel, structured, is over 4 times faster:", cost["jacobian"][0] > 4 * cost["full"][0])  # fmt: skip
-print("structured, averaged, is over 20 times faster:", cost["jacobian"][0] > 20 * cost["class_averaged"][0])  # fmt: skip
-print("and peaks at less than a tenth:", cost["class_averaged"][1] < cost["jacobian"][1] / 10)  # fmt: skip
+print(
+    "same kernel, structured, is over 4 times faster:",
+    cost["jacobian"][0] > 4 * cost["full"][0],
+)
+print(
+    "structured, averaged, is over 20 times faster:",
+    cost["jacobian"][0] > 20 * cost["class_averaged"][0],
+)
+print(
+    "and peaks at less than a tenth:",
+    cost["class_averaged"][1] < cost["jacobian"][1] / 10,
+)
 
 # %% [markdown]
 # ## Inner products of gradients without gradients
@@ -760,7 +789,12 @@ K1 = K1 * (few @ few.T + 1)[:, :, None, None]
 K2 = torch.eye(10) * (h @ h.T + 1)[:, :, None, None]  # b is the identity
 by_hand = K1 + K2
 print("equals empirical_ntk:", torch.allclose(by_hand, plain, rtol=1e-10))
-print("layer 2 alone:", torch.allclose(K2, empirical_ntk(net, few, reduce="full", params="2.*").to(K2)))  # fmt: skip
+print(
+    "layer 2 alone:",
+    torch.allclose(
+        K2, empirical_ntk(net, few, reduce="full", params="2.*").to(K2)
+    ),
+)
 
 # %% [markdown]
 # The last line also shows why all reductions agree on the last layer: $\delta_{cd}$ times one kernel. When a weight is used at $T$ positions, as in a convolution or a Transformer, the gradient is a *sum* of outer products; {ref}`ex-method-positions` derives what
@@ -800,7 +834,9 @@ operator = NTKOperator(net, few)
 v = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).double()
 print("operator", operator.shape, "parameters", operator.n_parameters)
 print("same product:", torch.allclose(operator @ v, flatten_kernel(plain) @ v))
-print("in two steps:", torch.allclose(operator.jvp(operator.vjp(v)), operator @ v))  # fmt: skip
+print(
+    "in two steps:", torch.allclose(operator.jvp(operator.vjp(v)), operator @ v)
+)
 
 # %% [markdown]
 # ## Lanczos, and when to stop
@@ -849,7 +885,10 @@ def lanczos(A, steps, seed=0):
 angle = 2 * torch.pi * torch.arange(64).double() / 64
 circle = relu_ntk(torch.stack([angle.cos(), angle.sin()], 1)).ntk
 truth = torch.linalg.eigvalsh(circle).flip(0)
-ritz = {"digits": lanczos(NTKOperator(after[0], x), 60), "circle": lanczos(circle, 24)}  # fmt: skip
+ritz = {
+    "digits": lanczos(NTKOperator(after[0], x), 60),
+    "circle": lanczos(circle, 24),
+}
 digits_top = top_eigenpairs(NTKOperator(after[0], x), 25, tol=1e-6)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-m-lanczos", "caption": "**The top converges first, and a repeated eigenvalue hides.** Ritz values against the Lanczos step (dots), true eigenvalues (lines). Left: the 25 largest of the flattened kernel of a trained network on 300 digits, seed 0. Right: 64 points on a circle; each line but the highest stands for two equal eigenvalues. A dot is orange once both copies are there, which takes rounding errors and many steps."}, "image": {"alt": "Left, rows of dots that rise and settle on lines, the highest within ten steps, the lowest after fifty or more. Right, blue dots settle on the lines early; they turn orange many steps later."}}
@@ -857,7 +896,13 @@ fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.4))
 for value in digits_top.values:
     axes[0].axhline(value, color=COLOURS["untrained"], lw=0.5)
 for step, (theta, _) in enumerate(ritz["digits"], 1):
-    axes[0].plot([step] * len(theta[:25]), theta[:25], ".", ms=3, color=COLOURS["trained"])  # fmt: skip
+    axes[0].plot(
+        [step] * len(theta[:25]),
+        theta[:25],
+        ".",
+        ms=3,
+        color=COLOURS["trained"],
+    )
 low = digits_top.values[-1].item()
 axes[0].set(
     yscale="log",
@@ -893,7 +938,10 @@ plt.show()
 theta, residual = ritz["circle"][7]
 print("after 8 steps:", [f"{t:.2f}" for t in theta[:3].tolist()])
 print("the truth:    ", [f"{t:.2f}" for t in truth[:3].tolist()])
-print("their residuals are below 1% of each:", bool((residual[:3] < 0.01 * theta[:3]).all()))  # fmt: skip
+print(
+    "their residuals are below 1% of each:",
+    bool((residual[:3] < 0.01 * theta[:3]).all()),
+)
 pairs = top_eigenpairs(circle, 9)
 print("top_eigenpairs finds both:", torch.allclose(pairs.values, truth[:9]))
 
@@ -945,13 +993,17 @@ for name, colour in (("digits", "trained"), ("noise", "dropped")):
         )
         axes[1].plot(steps25, error, color=COLOURS[colour], lw=0.9)
         axes[2].plot(steps25, rest, color=COLOURS[colour], lw=0.9)
-        tops = [1 - (history[49][0][k] / truth_of.values[k]).item() for k in (0, 9)]  # fmt: skip
+        tops = [
+            1 - (history[49][0][k] / truth_of.values[k]).item() for k in (0, 9)
+        ]
         curves.append((*tops, error[25], rest[25]))
     after_fifty[name] = list(zip(*curves, strict=True))
     axes[0].plot([], color=COLOURS[colour], label=name)
 axes[0].set(xlabel="index", title="eigenvalue over the first", ylim=(0, 1.05))
 axes[0].legend(fontsize="small")
-for ax, title in zip(axes[1:], ("error of the 25th", "its residual"), strict=True):  # fmt: skip
+for ax, title in zip(
+    axes[1:], ("error of the 25th", "its residual"), strict=True
+):
     ax.axvline(50, color="black", lw=0.9, ls=(0, (4, 3)))
     ax.set(yscale="log", xlabel="step", title=title, ylim=(1e-5, 2))
 plt.show()
@@ -1047,7 +1099,9 @@ for ax, name, colour in (
     (axes[1], "10 outputs, untrained", "untrained"),
     (axes[2], "10 outputs, trained", "trained"),
 ):
-    plot_spectrum(ax, spectra[name] / spectra[name][:, :1], colour=COLOURS[colour])  # fmt: skip
+    plot_spectrum(
+        ax, spectra[name] / spectra[name][:, :1], colour=COLOURS[colour]
+    )
     mark_index(ax, int(name.split()[0]), name.split()[0])
 axes[1].set_title("untrained, 5 and 10 outputs")
 axes[2].set_title("trained")
@@ -1074,7 +1128,12 @@ table(
 # %% tags=["nbval-check-output"]
 for k in (5, 10):
     block = spectra[f"{k} outputs, untrained"]
-    print(k, "outputs: cliff there in", sum(k in [c.index for c in cliffs(v)] for v in block), "of 6 untrained networks")  # fmt: skip
+    print(
+        k,
+        "outputs: cliff there in",
+        sum(k in [c.index for c in cliffs(v)] for v in block),
+        "of 6 untrained networks",
+    )
 
 # %% [markdown]
 # The prediction holds before training. Anyone who trains a ten-class network and finds a cliff at ten has to show that it was not there before. Here training *wears it down*: classes become unlike one another, their ten eigenvalues spread, and the drop that is left
@@ -1093,7 +1152,14 @@ for row, k in zip(axes, (1, 2, 3), strict=True):
         ax.axis("off")
         if i is not None:
             ax.imshow(points[i].reshape(8, 8), cmap="gray_r")
-    row[7].text(0.5, 0.5, f"{k + 1}", ha="center", va="center", transform=row[7].transAxes)  # fmt: skip
+    row[7].text(
+        0.5,
+        0.5,
+        f"{k + 1}",
+        ha="center",
+        va="center",
+        transform=row[7].transAxes,
+    )
 plt.show()
 
 # %% [markdown]
@@ -1107,7 +1173,7 @@ plt.show()
 # $$
 # \E \abs{\cos} \approx \sqrt{\frac{2}{\pi N}} , \qquad
 # \E\, \norm{Q_1^\T Q_2}_F^2 = \frac{d_1 d_2}{N} , \qquad
-# \E \max \abs{\cos} \approx \sqrt{\frac{2 \ln (2 k F)}{N}} \ \text{at most}
+# \E \max \abs{\cos} \lesssim \sqrt{\frac{2 \ln (2 k F)}{N}}
 # $$ (eq-m-chance)
 #
 # where the last is the best of $k$ vectors with $F$ features. The best of many is another thing than one:
@@ -1162,7 +1228,9 @@ V_after = [eigenpairs(empirical_ntk(n, points), 20).vectors for n in after]
 V_before = [eigenpairs(empirical_ntk(n, points), 20).vectors for n in before]
 tests = {"digit labels (10)": [], "coin flips (300)": []}
 for seed, V in enumerate(V_after):
-    flips = torch.randint(2, (500, 300), generator=torch.Generator().manual_seed(seed)).double()  # fmt: skip
+    flips = torch.randint(
+        2, (500, 300), generator=torch.Generator().manual_seed(seed)
+    ).double()
     tests["digit labels (10)"].append(both_tests(V, classes, seed))
     tests["coin flips (300)"].append(both_tests(V, flips - flips.mean(0), seed))
 
@@ -1185,8 +1253,18 @@ table(
 )
 
 # %% tags=["nbval-check-output"]
-print("naive test calls the coin flips real (p < 0.01) in", sum(t[1] < 0.01 for t in tests["coin flips (300)"]), "of 6")  # fmt: skip
-print("honest test (p < 0.05) in", sum(t[2] < 0.05 for t in tests["coin flips (300)"]), "of 6; digit labels in", sum(t[2] < 0.05 for t in tests["digit labels (10)"]), "of 6")  # fmt: skip
+print(
+    "naive test calls the coin flips real (p < 0.01) in",
+    sum(t[1] < 0.01 for t in tests["coin flips (300)"]),
+    "of 6",
+)
+print(
+    "honest test (p < 0.05) in",
+    sum(t[2] < 0.05 for t in tests["coin flips (300)"]),
+    "of 6; digit labels in",
+    sum(t[2] < 0.05 for t in tests["digit labels (10)"]),
+    "of 6",
+)
 
 # %% [markdown]
 # ### Real, but was it learned?
@@ -1218,7 +1296,12 @@ for (colour, lines), title in zip(curves.items(), titles, strict=True):
     ax.plot([], color=COLOURS[colour], label=title)
 ax.plot(ks, [9 * k / 500 for k in ks], color="black", lw=0.9, ls=(0, (4, 3)))
 ax.plot(ks, [min(9, k) for k in ks], color="black", lw=0.9, ls=":")
-ax.set(xlabel="$k$ (top eigenvectors)", ylabel="overlap with the labels", xticks=[1, 5, 10, 15, 20], ylim=(0, 9.3))  # fmt: skip
+ax.set(
+    xlabel="$k$ (top eigenvectors)",
+    ylabel="overlap with the labels",
+    xticks=[1, 5, 10, 15, 20],
+    ylim=(0, 9.3),
+)
 ax.legend(fontsize="small")
 plt.show()
 
@@ -1279,7 +1362,10 @@ for claim in ledger.claims.values():
 # %% tags=["nbval-check-output"]
 for last in (nn.Softmax(1), nn.LogSoftmax(1)):
     model = nn.Sequential(*after[0], last)
-    share = empirical_ntk(model, few, reduce="pseudo").trace() / empirical_ntk(model, few).trace()  # fmt: skip
+    share = (
+        empirical_ntk(model, few, reduce="pseudo").trace()
+        / empirical_ntk(model, few).trace()
+    )
     print(type(last).__name__, "zero:", bool(share < 1e-12))
 
 # %% [markdown]
@@ -1332,7 +1418,9 @@ for name in problems:
              if len(t) > 24 and 1 - t[24] / pairs.values[24] < 1e-3)
         for history, pairs in zip(runs_of[name], right[name], strict=True)
     ]  # fmt: skip
-    rows.append((name, spread(needed, 0), spread([p.matvecs for p in right[name]], 0)))  # fmt: skip
+    rows.append(
+        (name, spread(needed, 0), spread([p.matvecs for p in right[name]], 0))
+    )
 table(["kernel", "steps to 0.1%", "products of top_eigenpairs"], rows)
 
 # %% [markdown]
@@ -1371,7 +1459,11 @@ a = few.reshape(-1, 8, 8)
 open_ = (model.W(a) > 0).double()  # (N, T, H)
 b = torch.einsum("ch,nth->ncth", model.out.weight, open_).detach() / 8
 by_hand = torch.einsum("ncth,mdsh,nti,msi->nmcd", b, b, a, a)
-print(torch.allclose(by_hand, empirical_ntk(model, few, reduce="full", params="W.weight")))  # fmt: skip
+print(
+    torch.allclose(
+        by_hand, empirical_ntk(model, few, reduce="full", params="W.weight")
+    )
+)
 
 # %% [markdown]
 # ```{solution-end}
@@ -1395,7 +1487,9 @@ def first_look(model, untrained, x, targets, k=10):
     parts = empirical_ntk(model, x, by="tensor")
     pairs, start = eigenpairs(K, 3 * k), eigenpairs(K0, k)
     centred = targets - targets.mean(0)
-    mixed = targets[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]  # fmt: skip
+    mixed = targets[
+        torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    ]
     chance = k * torch.linalg.matrix_rank(centred).item() / len(x)
     pseudo = empirical_ntk(model, x, reduce="pseudo")
     return {
@@ -1425,7 +1519,10 @@ for _ in range(60):
     F.cross_entropy(conv(images[:1000].float()), labels[:1000]).backward()
     adam.step()
 look = first_look(conv.double(), twin, x, one_hot[:300])
-table(["first look", ""], [(k, f"{v:.2g}" if isinstance(v, float) else v) for k, v in look.items()])  # fmt: skip
+table(
+    ["first look", ""],
+    [(k, f"{v:.2g}" if isinstance(v, float) else v) for k, v in look.items()],
+)
 
 # %% [markdown]
 # ```{solution-end}
