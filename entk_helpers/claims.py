@@ -29,7 +29,13 @@ from pathlib import Path
 from typing import SupportsFloat
 
 VERDICTS = ("holds", "holds in part", "does not hold", "could not be run here")
+
 _SLUG = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
+
+
+def verdict(holds: bool, in_part: bool = False) -> str:
+    """One of the first three `VERDICTS`, from what was found: all of a claim, or some of it."""
+    return VERDICTS[0] if holds else VERDICTS[1] if in_part else VERDICTS[2]
 
 
 def _rounded(number: float) -> float:

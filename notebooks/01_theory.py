@@ -43,7 +43,7 @@ from entk_helpers import (
     linearised,
     relu_ntk,
 )
-from entk_helpers.claims import Ledger
+from entk_helpers.claims import Ledger, verdict
 from entk_helpers.plotting import (
     COLOURS,
     plot_scores,
@@ -792,9 +792,9 @@ ROWS = {
     "drift": "drift of the kernel",
     "alignment before": "alignment before training",
     "alignment": "alignment after",
-    "test error": "test error of the network",
-    "first kernel": "of the first kernel",
-    "last kernel": "of the last kernel",
+    "test error": "test error, network",
+    "first kernel": "test error, first kernel",
+    "last kernel": "test error, last kernel",
 }
 table(
     ["8 seeds", *(f"α = {a:g}" for a in (SCALES[0], 1, SCALES[-1]))],
@@ -1199,7 +1199,7 @@ plt.show()
 # %% [markdown]
 # A rough approximation: the last kernel is much nearer to its own network than to the targets or to another network, and it is off by a third of the size of the outputs. In line with {prf:ref}`thm-finished`, ten times the decay cuts the distance several times, and no decay makes it larger.
 # (AdamW's decay is not quite the penalty of the theorem, so this is a parallel and not a test.) The distance does not measure what was learned. A network with shuffled labels agrees with its kernel *better*. Even an untrained network is continued by its own kernel as well as the trained one is,
-# because a homogeneous function lies in the span of its tangent features at any time. Read {eq}`eq-t-hypothesis` in this light: **convergence under weight decay forces a network to agree with its last kernel; agreement alone proves neither convergence nor understanding. What the kernel's eigenvectors say about the network has to be shown separately.**
+# because a homogeneous function lies in the span of its tangent features at any time. Read {eq}`eq-t-hypothesis` in this light: **convergence under weight decay forces a homogeneous network to agree with its last kernel; agreement alone proves neither convergence nor understanding. What the kernel's eigenvectors say about the network has to be shown separately.**
 #
 # ### Toy models of superposition
 #
@@ -1306,10 +1306,6 @@ table(
 
 # %% tags=["hide-input"]
 HELD = "held-out accuracy of the exact kernel"
-
-
-def verdict(holds, in_part):
-    return "holds" if holds else "holds in part" if in_part else "does not hold"
 
 
 targets_gap = gaps["true targets"]

@@ -56,7 +56,7 @@ from entk_helpers import (
     subspace_overlap,
     top_eigenpairs,
 )
-from entk_helpers.claims import Ledger
+from entk_helpers.claims import Ledger, verdict
 from entk_helpers.plotting import (
     COLOURS,
     mark_index,
@@ -389,7 +389,7 @@ ledger.record(
             e < 1e-12 for e in errors
         ]
     },
-    verdict="holds" if max(errors) < 1e-12 else "does not hold",
+    verdict=verdict(max(errors) < 1e-12),
     why="Exact by algebra; double precision leaves rounding only.",
 )
 
@@ -1050,9 +1050,10 @@ ledger.record(
         f"10th value right to 1e-9 (1 = yes), {name}": [abs(e) < 1e-9 for e in values[1]]
         for name, values in after_fifty.items()
     },
-    verdict="holds" if max(worst.values()) < 0.01
-    else "holds in part" if max(max(v[1]) for v in after_fifty.values()) < 0.01
-    else "does not hold",
+    verdict=verdict(
+        max(worst.values()) < 0.01,
+        max(max(v[1]) for v in after_fifty.values()) < 0.01,
+    ),
     why="On our kernels the 10th is right and the 25th is not right to 1%; the paper's own kernel was not tested here.",
 )  # fmt: skip
 

@@ -49,7 +49,7 @@ from entk_helpers import (
     tms_features,
     top_eigenpairs,
 )
-from entk_helpers.claims import Ledger
+from entk_helpers.claims import Ledger, verdict
 from entk_helpers.device import default_device
 from entk_helpers.plotting import (
     COLOURS,
@@ -461,13 +461,6 @@ table(
 
 
 # %% tags=["hide-input"]
-def verdict(all_of_it, some_of_it):
-    """One rule for every claim on this page."""
-    if all_of_it:
-        return "holds"
-    return "holds in part" if some_of_it else "does not hold"
-
-
 def rank_of_ratio(v, k):
     """1 if the ratio at k is the largest among the first 55, 2 if the second, ..."""
     ratios = v[:55] / v[1:56]

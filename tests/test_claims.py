@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from entk_helpers.claims import VERDICTS, Ledger
+from entk_helpers.claims import VERDICTS, Ledger, verdict
 
 GOOD = dict(
     statement="The spectrum drops after eigenvalue 50",
@@ -141,3 +141,9 @@ def test_the_folder_comes_from_the_environment_then_from_the_checkout(tmp_path, 
 
 def test_there_are_four_verdicts():
     assert len(VERDICTS) == len(set(VERDICTS)) == 4
+
+
+def test_a_verdict_asks_for_all_then_for_some():
+    assert verdict(True) == verdict(True, False) == "holds"
+    assert verdict(False, True) == "holds in part"
+    assert verdict(False) == verdict(False, False) == "does not hold"

@@ -98,7 +98,7 @@ def train_seeds(
     centred: bool = False,
     activation: str = "relu",
     watch: Tensor | None = None,
-    record_at: Sequence[int] | None = None,
+    record_at: Sequence[int] = (),
     stop_loss: float = 0.0,
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -112,37 +112,22 @@ def train_seeds(
 
     x (N, d), targets (N, C); sizes (d, n, ..., C). `watch` (M, d): points whose outputs are
     recorded, x unless given. `record_at`: the steps recorded in the history and kept as
-    checkpoints beside the last, (0,) unless given. Returns a `Run` per seed; history: "step",
+    checkpoints, beside the first and the last. Returns a `Run` per seed; history: "step",
     "loss", "outputs" (a list of (M, C)). `device`: the CPU unless given. Raises ValueError for
     settings that do not fit together, and when training diverges: at NaN, at a loss far above the
     start, or when every unit of a layer has died.
     """
     sizes, seeds = list(sizes), list(seeds)
-    _check(len(sizes) >= 2, f"sizes is {sizes}; give at least inputs and outputs")
-    _check(
-        x.dim() == 2 and x.shape[1] == sizes[0] and len(x) > 0,
-        f"x has shape {tuple(x.shape)}; sizes {sizes} need (N, {sizes[0]})",
-    )
-    _check(
-        tuple(targets.shape) == (len(x), sizes[-1]),
-        f"targets has shape {tuple(targets.shape)}; x and sizes need ({len(x)}, {sizes[-1]})",
-    )
+    watch = x if watch is None else watch
+    _check_data(sizes, x, targets, watch)
     _check(len(seeds) >= 1, "seeds is empty; give at least one seed")
     _check(len(set(seeds)) == len(seeds), f"seeds is {seeds}; give each seed once")
     _check(steps >= 1, f"steps is {steps}; give at least 1")
     _check(rate > 0, f"rate is {rate}; give a positive number")
     _check(scale > 0, f"scale is {scale}; give a positive number")
-    _check(min(sizes) >= 1, f"sizes is {sizes}; give at least 1 in every place")
-    for value, name in ((x, "x"), (targets, "targets")):
-        _check(value.is_floating_point(), f"{name} is {value.dtype}; give floating-point numbers")
-        _check(bool(value.isfinite().all()), f"{name} holds NaN or Inf; clean it first")
     _check(
-        watch is None or (watch.dim() == 2 and watch.shape[1] == sizes[0]),
-        f"watch must have shape (M, {sizes[0]}), got {watch is not None and tuple(watch.shape)}",
-    )
-    _check(
-        all(0 <= step <= steps for step in record_at or ()),
-        f"record_at is {record_at}; give steps from 0 to {steps}",
+        all(0 <= step <= steps for step in record_at),
+        f"record_at is {list(record_at)}; give steps from 0 to {steps}",
     )
     _check(
         activation in ACTIVATIONS,
@@ -151,13 +136,13 @@ def train_seeds(
 
     device = device or "cpu"
     x, targets = x.to(device), targets.to(x).to(device)
-    watch = x if watch is None else watch.to(x)
+    watch = watch.to(x)
     drawn = [draw_weights(sizes, seed) for seed in seeds]
     start = [torch.stack(layer).to(x) for layer in zip(*drawn, strict=True)]
     weights = [W.clone() for W in start]
     first = _apply(start, x, activation) if centred else 0.0
 
-    kept = set(record_at if record_at is not None else (0,)) | {0}
+    kept = {0, *record_at}
     records: list[tuple[int, Tensor, Tensor]] = []
     states: dict[int, list[Tensor]] = {}
     with progress_bar(steps, f"networks of width {sizes[1]}", show=progress) as bar:
@@ -201,6 +186,20 @@ def train_seeds(
         checkpoints = {s: model.state_dict() for s, model in models.items()}
         runs.append(Run(models[records[-1][0]], x, targets, history, checkpoints))
     return runs
+
+
+def _check_data(sizes: list[int], x: Tensor, targets: Tensor, watch: Tensor) -> None:
+    _check(len(sizes) >= 2, f"sizes is {sizes}; give at least inputs and outputs")
+    _check(min(sizes) >= 1, f"sizes is {sizes}; give at least 1 in every place")
+    for value, name in ((x, "x"), (watch, "watch"), (targets, "targets")):
+        columns = sizes[-1] if name == "targets" else sizes[0]
+        _check(
+            value.dim() == 2 and value.shape[1] == columns and len(value) > 0,
+            f"{name} has shape {tuple(value.shape)}; sizes {sizes} need (N, {columns})",
+        )
+        _check(value.is_floating_point(), f"{name} is {value.dtype}; give floating-point numbers")
+        _check(bool(value.isfinite().all()), f"{name} holds NaN or Inf; clean it first")
+    _check(len(x) == len(targets), f"x has {len(x)} points and targets has {len(targets)}")
 
 
 def _apply(weights: Sequence[Tensor], x: Tensor, activation: str) -> Tensor:

@@ -152,7 +152,8 @@ def test_random_state_is_left_alone_and_models_take_new_weights():
         ({"sizes": (3, 0, 2)}, "give at least 1 in every place"),
         ({"x": points() * torch.nan}, "x holds NaN"),
         ({"targets": targets().long()}, "give floating-point numbers"),
-        ({"watch": torch.zeros(4, 2)}, r"watch must have shape \(M, 3\)"),
+        ({"watch": torch.zeros(4, 2)}, r"watch has shape \(4, 2\)"),
+        ({"targets": targets(4)}, "x has 5 points and targets has 4"),
         ({"record_at": (3,)}, "give steps from 0 to 2"),
     ],
 )
