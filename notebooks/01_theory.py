@@ -1394,7 +1394,7 @@ for claim in ledger.claims.values():
 # **What held.** The solution for the linearised model, exactly; prediction from the first kernel, better with width; the limit of infinite width; one learning rate a mode, for smooth networks; one knob from lazy to rich. And that a
 # finished homogeneous network with weight decay is regression with its last kernel.
 #
-# **What did not.** ReLU networks approach their linearisation more slowly than tanh networks, and small modes are learned more slowly than their eigenvalue says: units are caught on kinks, where the equation of motion itself fails. The eNTK hypothesis with the initial function in it fails where we
+# **What did not.** ReLU networks approach their linearisation more slowly than tanh networks, and learn small modes more slowly than their eigenvalue says. Some of their units are caught on kinks, where the equation of motion itself fails; whether that is the cause is open. The eNTK hypothesis with the initial function in it fails where we
 # tried it on toy models.
 #
 # **What surprised us.** That the kernel of a network which has not grokked already knows how to add; and how little it means that a network agrees with its last kernel.
