@@ -1,7 +1,7 @@
 """The empirical neural tangent kernel of any PyTorch model, and what its spectrum says.
 
 One module for each step, in the order of the data: `jacobian`, `structure`, `kernel`,
-`operator`, `spectrum`, `regression`, `alignment`; beside them `infinite_width` (closed forms),
+`operator`, `spectrum`, `regression`, `alignment`; beside them `closed_form` and `infinite_width`,
 `features` (ground truths), `testbeds` (systems under study), `claims` and `plotting` (for
 the book's chapters).
 """
@@ -17,6 +17,7 @@ from .alignment import (
     orthonormalise,
     subspace_overlap,
 )
+from .closed_form import quadratic_ntk
 from .features import fourier_families, tms_features
 from .infinite_width import InfiniteWidth, relu_ntk
 from .jacobian import jacobian
@@ -57,6 +58,7 @@ __all__ = [
     "linearised",
     "match",
     "orthonormalise",
+    "quadratic_ntk",
     "relu_ntk",
     "subspace_overlap",
     "tms_features",
