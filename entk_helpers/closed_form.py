@@ -44,4 +44,5 @@ def quadratic_ntk(
         raise ValueError(f"classes must have shape ({C}, {C}), got {tuple(classes.shape)}")
     z = x @ W1.T / D**0.5
     first = (x @ x.T) * ((z * per_unit) @ z.T) * (4 / (D * H**2))
-    return {"W1": first, "W2": (z.square() @ z.square().T) * (trace / H**2)}
+    second = (z.square() @ z.square().T) * (trace / H**2)
+    return {"W1": (first + first.T) / 2, "W2": (second + second.T) / 2}  # exactly symmetric
