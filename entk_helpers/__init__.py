@@ -1,7 +1,7 @@
 """The empirical neural tangent kernel of any PyTorch model, and what its spectrum says.
 
 One module for each step, in the order of the data: `jacobian`, `structure`, `kernel`,
-`operator`, `spectrum`, `regression`, `alignment`; beside them `closed_form` and `infinite_width`,
+`operator`, `spectrum`, `rotation`, `regression`, `alignment`; beside them `closed_form` and `infinite_width`,
 `features` (ground truths), `testbeds` (systems under study), `claims` and `plotting` (for
 the book's chapters).
 """
@@ -17,13 +17,22 @@ from .alignment import (
     orthonormalise,
     subspace_overlap,
 )
-from .closed_form import quadratic_ntk
+from .closed_form import quadratic_class_pairs, quadratic_ntk
 from .features import fourier_families, tms_features
 from .infinite_width import InfiniteWidth, relu_ntk
 from .jacobian import jacobian
 from .kernel import empirical_ntk, flatten_kernel
 from .operator import NTKOperator
 from .regression import gradient_flow, kernel_regression, linearised
+from .rotation import (
+    Blocks,
+    KernelRotation,
+    graph_rotation,
+    independent_components,
+    joint_blocks,
+    kernel_rotation,
+    torus_laplacian,
+)
 from .spectrum import (
     Cliff,
     Eigenpairs,
@@ -35,9 +44,11 @@ from .spectrum import (
 )
 
 __all__ = [
+    "Blocks",
     "Cliff",
     "Eigenpairs",
     "InfiniteWidth",
+    "KernelRotation",
     "NTKOperator",
     "NotConverged",
     "alignment",
@@ -50,17 +61,23 @@ __all__ = [
     "fourier_families",
     "gradient_flow",
     "gram_eigenpairs",
+    "graph_rotation",
+    "independent_components",
     "jacobian",
+    "joint_blocks",
     "kernel_alignment",
     "kernel_drift",
     "kernel_regression",
+    "kernel_rotation",
     "kernel_target_alignment",
     "linearised",
     "match",
     "orthonormalise",
+    "quadratic_class_pairs",
     "quadratic_ntk",
     "relu_ntk",
     "subspace_overlap",
     "tms_features",
     "top_eigenpairs",
+    "torus_laplacian",
 ]

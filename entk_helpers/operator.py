@@ -77,6 +77,25 @@ class NTKOperator:
         """J v."""
         return self._columnwise(v, self.n_parameters, "v", self._push)
 
+    def compress(self, Q: Float[Tensor, "N q"]) -> Float[Tensor, "C C q q"]:
+        """Q^T K_cd Q for every pair of classes: the kernel as seen from a subspace of points.
+
+        Costs q * C products, and no more memory than q * C of them hold at a time. Entry
+        [c, d, k, l] is the inner product under K_cd of columns k and l of Q.
+        """
+        n = self._problem.n_points
+        c = self._problem.n_outputs
+        if Q.dim() != 2 or len(Q) != n or not Q.numel():
+            raise ValueError(f"Q must have shape ({n}, q), one row a point, got {tuple(Q.shape)}")
+        Q = Q.to(self.device, self.dtype)
+        rows = []
+        for d in range(c):
+            only = Q.new_zeros(n, c, Q.shape[1])
+            only[:, d] = Q
+            image = (self @ only.flatten(0, 1)).unflatten(0, (n, c))
+            rows.append(torch.einsum("nck,nl->clk", image, Q))
+        return torch.stack(rows, dim=1)
+
     def _columnwise(self, v: Tensor, length: int, name: str, multiply) -> Tensor:
         if v.dim() not in (1, 2) or len(v) != length or v.numel() == 0:
             raise ValueError(

@@ -1,0 +1,271 @@
+"""Choosing a basis inside a feature subspace: by graphs, or by the kernel itself.
+
+Eigenvectors of nearly equal eigenvalues are arbitrary mixtures, so the vectors above a cliff
+need rotating before any one of them can be read. `graph_rotation` asks for smoothness on a
+graph that somebody chose; `kernel_rotation` asks what the kernels of pairs of classes have in
+common, and needs no graph. Arrays only: nothing here knows a model.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import scipy.linalg
+import torch
+from jaxtyping import Float
+from scipy.cluster import hierarchy
+from torch import Tensor
+
+from .inputs import require_finite
+
+
+def torus_laplacian(p: int, step: tuple[int, int]) -> Float[Tensor, "pp pp"]:
+    """Return the graph Laplacian of the p x p torus whose edges join (a, b) to (a, b) + step.
+
+    Row a*p + b is the pair (a, b); 2 on the diagonal, -1 for the neighbour on either side,
+    in float64. Step (1, 0) measures roughness along a, (1, 1) along the direction in which
+    a - b stays constant (arXiv 2510.00468v1, appendices C and D).
+    """
+    if p < 3:
+        raise ValueError(f"p must be at least 3 for a cycle to have two sides, got {p}")
+    if step[0] % p == 0 and step[1] % p == 0:
+        raise ValueError(f"step {step} leads nowhere on a torus of {p} x {p}; give e.g. (1, 0)")
+    points = torch.arange(p * p).reshape(p, p)
+    ahead = points.roll((-step[0], -step[1]), dims=(0, 1)).flatten()
+    eye = torch.eye(p * p, dtype=torch.float64)
+    return 2 * eye - eye[ahead] - eye[ahead].T
+
+
+def graph_rotation(
+    Q: Float[Tensor, "N q"],
+    laplacians: Sequence[Float[Tensor, "N N"]],
+    keep: int | None = None,
+) -> Float[Tensor, "N q"]:
+    """Return another orthonormal basis of the same span, smoothest on the graphs first.
+
+    Diagonalises Q^T L Q for the first Laplacian L, in ascending order; then the next
+    Laplacian within the `keep` smoothest columns (default: half of them); and so on, each
+    inside what the last one kept. Columns that were not kept stay in their order. Equal
+    eigenvalues, such as those of a cosine and a sine, leave a phase undetermined.
+
+    Raises ValueError for columns that are not orthonormal and for `keep` outside 1..q.
+    """
+    _require_orthonormal(Q, "Q")
+    if not len(laplacians):
+        raise ValueError("laplacians is empty; give at least one")
+    width, basis = Q.shape[1], Q.double()
+    if keep is not None and not 1 <= keep <= width:
+        raise ValueError(f"keep={keep} must be between 1 and {width}, the number of columns of Q")
+    for L in laplacians:
+        if L.shape != (len(Q), len(Q)):
+            raise ValueError(
+                f"each of laplacians must have shape {(len(Q), len(Q))}, got {tuple(L.shape)}"
+            )
+        inner = basis[:, :width]
+        small = inner.T @ (L.to(inner) @ inner)
+        rotation = torch.linalg.eigh((small + small.T) / 2).eigenvectors
+        basis = torch.cat([inner @ rotation, basis[:, width:]], dim=1)
+        width = min(keep or max(1, width // 2), width)
+    return basis.to(Q)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A simultaneous block diagonalisation: B^T A B has blocks of `sizes` for every A, nearly.
+
+    basis: orthogonal (q, q), columns in the order of their blocks.
+    commutators: the smallest eigenvalues, ascending, of X -> sum_A [A, [A, X]], for all A
+    together of norm one. As many are small as there are blocks.
+    gap: the ratio of the first that is not small to the last that is.
+    """
+
+    basis: Float[Tensor, "q q"]
+    sizes: tuple[int, ...]
+    commutators: Float[Tensor, " k"]
+    gap: float
+
+    def split(self, vectors: Float[Tensor, "N q"]) -> tuple[Float[Tensor, "N _"], ...]:
+        """Return `vectors` in the new basis, one matrix a block."""
+        return (vectors @ self.basis.to(vectors)).split(self.sizes, dim=1)
+
+
+def joint_blocks(
+    matrices: Float[Tensor, "R q q"],
+    n_blocks: int | None = None,
+    *,
+    min_gap: float = 1.2,
+    seed: int = 0,
+) -> Blocks:
+    """Find the blocks that all of these symmetric matrices share, and how many there are.
+
+    If every A is block diagonal in some basis, then exactly the matrices X that are constant
+    on each block commute with every A. So we take the symmetric X with the smallest
+    sum_A ||A X - X A||_F^2 (Maehara & Murota 2011): the number of small values is the number
+    of blocks, and the eigenspaces of a random combination of these X are the blocks. Among
+    many combinations the one whose eigenvalues fall into the clearest groups is taken.
+
+    `n_blocks` None finds the number, at the largest ratio of neighbouring commutators among
+    the first q; where no ratio reaches `min_gap`, there is one block of q. Dense: of order
+    q^6 / 6 operations and 8 q^4 bytes, a second for q = 56.
+
+    Raises ValueError for matrices that are not symmetric or all zero, and for `n_blocks`
+    outside 1..q.
+    """
+    A = require_finite(matrices, "matrices").detach().double().cpu()
+    q, scale = A.shape[1], A.norm()
+    if scale == 0:
+        raise ValueError("matrices are all zero; any basis would do")
+    if (A - A.mT).norm() > 1e-5 * scale:
+        raise ValueError("matrices must be symmetric; pass (A + A.mT) / 2")
+    if n_blocks is not None and not 1 <= n_blocks <= q:
+        raise ValueError(f"n_blocks={n_blocks} must be between 1 and {q}, the size of the matrices")
+    values, X = _commutant((A + A.mT) / (2 * scale), min(q + 1, q * (q + 1) // 2))
+    # The identity commutes with everything: its value is zero, and starts no gap.
+    ratios = values[2:] / values[1:-1].clamp(min=1e-14)
+    found = int(ratios.argmax()) + 2 if len(ratios) and ratios.max() >= min_gap else 1
+    n = found if n_blocks is None else n_blocks
+    gap = float(ratios[n - 2]) if 2 <= n < len(values) else 1.0
+    basis, sizes = _separate(X[:n], seed)
+    return Blocks(basis.to(matrices), sizes, values.to(matrices), gap)
+
+
+def independent_components(Y: Float[Tensor, "N m"], *, seed: int = 0) -> Float[Tensor, "N m"]:
+    """Return the orthonormal basis of the span of Y whose columns are most independent.
+
+    FastICA with the fourth moment as contrast (Hyvärinen 1999), as scikit-learn has it. The
+    columns of Y must be orthonormal: they are white already, so that only a rotation remains.
+    Raises RuntimeError where that does not converge: there is then no best rotation, as among
+    directions that are all equally Gaussian.
+    """
+    from sklearn.decomposition import FastICA
+    from sklearn.exceptions import ConvergenceWarning
+
+    _require_orthonormal(Y, "Y")
+    if Y.shape[1] == 1:
+        return Y.clone()
+    ica = FastICA(whiten=False, fun="cube", max_iter=1000, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            ica.fit(Y.detach().double().cpu().numpy() * len(Y) ** 0.5)
+        except ConvergenceWarning as e:
+            raise RuntimeError(
+                f"no independent components found among the {Y.shape[1]} columns of Y: {e}"
+            ) from None
+    return Y @ torch.from_numpy(ica.components_.T).to(Y)
+
+
+@dataclass(frozen=True)
+class KernelRotation:
+    """A basis that a kernel chose: `vectors` (N, q), orthonormal, block after block.
+
+    blocks: how the class pairs split the subspace (see `Blocks`).
+    unresolved: the blocks within which no independent components were found; their vectors
+    are one basis of the block among many.
+    """
+
+    vectors: Float[Tensor, "N q"]
+    blocks: Blocks
+    unresolved: tuple[int, ...]
+
+
+def kernel_rotation(
+    Q: Float[Tensor, "N q"],
+    class_pairs: Float[Tensor, "C C q q"],
+    n_blocks: int | None = None,
+    *,
+    min_gap: float = 1.2,
+    seed: int = 0,
+) -> KernelRotation:
+    """Rotate the columns of Q to a basis that the kernel itself singles out.
+
+    `class_pairs` holds Q^T K_cd Q, as `NTKOperator.compress(Q)` returns. Different features
+    serve different combinations of classes: where every K_cd with c != d maps each of some
+    subspaces to itself, these are the blocks that all pairs share, and `joint_blocks` finds
+    them, with their number unless `n_blocks` gives it. What a block leaves open, the
+    independent components settle. The kernels K_cc are left out: in them the last layer,
+    which is the same for all classes, adds a term that no class sets apart.
+
+    Answers a question left open in arXiv 2510.00468v1, footnote 7.
+    """
+    _require_orthonormal(Q, "Q")
+    C, q = class_pairs.shape[0], Q.shape[1]
+    if class_pairs.shape != (C, C, q, q) or C < 2:
+        raise ValueError(
+            f"class_pairs must have shape (C, C, {q}, {q}) with C >= 2, got {tuple(class_pairs.shape)}"
+        )
+    c, d = torch.triu_indices(C, C, 1)
+    pairs = class_pairs[c, d]
+    blocks = joint_blocks((pairs + pairs.mT) / 2, n_blocks, min_gap=min_gap, seed=seed)
+    parts, unresolved = list(blocks.split(Q)), []
+    for i, part in enumerate(parts):
+        try:
+            parts[i] = independent_components(part, seed=seed)
+        except RuntimeError:
+            unresolved.append(i)
+    return KernelRotation(torch.cat(parts, dim=1), blocks, tuple(unresolved))
+
+
+def _commutant(A: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k symmetric X of norm one with the least sum_r ||[A_r, X]||_F^2, and these values.
+
+    The quadratic form is <X, S X + X S> - 2 sum_r <X, A_r X A_r> with S = sum_r A_r^2, here
+    written out in the basis (E_ij + E_ji) / sqrt(2), E_ii of the symmetric matrices.
+    """
+    q = A.shape[1]
+    i, j = torch.triu_indices(q, q)
+    squares = (A @ A).sum(0)
+    eye = torch.eye(q).to(A)
+    products = (A.flatten(1).T @ A.flatten(1)).reshape(q, q, q, q)
+
+    def entry(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        """<E_ab, S E_cd + E_cd S - 2 sum_r A_r E_cd A_r> for all pairs of (a, b) and (c, d)."""
+        a, b = a[:, None], b[:, None]
+        return squares[a, c] * eye[d, b] + eye[a, c] * squares[d, b] - 2 * products[a, c, d, b]
+
+    weight = torch.where(i == j, 0.5, 0.5**0.5).to(A)
+    form = entry(i, j, i, j) + entry(i, j, j, i) + entry(j, i, i, j) + entry(j, i, j, i)
+    form *= weight[:, None] * weight
+    values, vectors = scipy.linalg.eigh(
+        form.numpy(), subset_by_index=(0, k - 1), driver="evr", check_finite=False
+    )
+    X = A.new_zeros(k, q, q)
+    X[:, i, j] = torch.from_numpy(vectors.T) * weight
+    return torch.from_numpy(values).clamp(min=0), X + X.mT
+
+
+def _separate(X: Tensor, seed: int, draws: int = 16) -> tuple[Tensor, tuple[int, ...]]:
+    """Eigenvectors of a combination of the X, sorted into as many groups as there are X.
+
+    A block is where each X is constant, so vectors of one block have the same x_i = v^T X_i v.
+    Of several combinations, the one that leaves least of the X between the groups.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    best = None
+    for _ in range(draws):
+        mixture = torch.randn(len(X), generator=generator, dtype=X.dtype)
+        vectors = torch.linalg.eigh(torch.einsum("k,kij->ij", mixture, X)).eigenvectors
+        inside = vectors.T @ X @ vectors
+        points = inside.diagonal(dim1=1, dim2=2).T
+        tree = hierarchy.linkage(points.numpy(), "ward") if len(points) > 1 else None
+        labels = 1 if tree is None else hierarchy.fcluster(tree, len(X), "maxclust")
+        group = torch.as_tensor(labels).reshape(-1) - 1
+        apart = group[:, None] != group
+        leak = float((inside * apart).square().sum() / apart.sum().clamp(min=1))
+        if best is None or leak < best[0]:
+            best = leak, vectors, group
+    _, vectors, group = best
+    order = group.argsort(stable=True)
+    return vectors[:, order], tuple(group.bincount().tolist())
+
+
+def _require_orthonormal(Q: Tensor, name: str) -> None:
+    gram = require_finite(Q, name).detach().double()
+    apart = float((gram.T @ gram - torch.eye(Q.shape[1]).to(gram)).abs().max())
+    if apart > 1e-4:
+        raise ValueError(
+            f"{name} must have orthonormal columns (max |{name}^T {name} - I| = {apart:.0e}); "
+            f"call orthonormalise({name}) first"
+        )
