@@ -77,12 +77,12 @@ def train_mlp_seeds(
 
     Returns a `ModularRun` per seed, in order. inputs: `pairs(p)`; targets: one-hot labels
     (p*p, p); train: the pairs seen. history: "step" and "train loss", "test loss",
-    "train accuracy", "test accuracy", at every epoch; a step is an epoch. checkpoints:
-    0, those asked for, and `epochs`. `device`: the CPU unless given. Ordinary random
+    "train accuracy", "test accuracy", at every epoch; a step is an epoch, and with all pairs
+    trained on the test scores are NaN. checkpoints: 0, those asked for, and `epochs`. `device`: the CPU unless given. Ordinary random
     state is neither read nor changed.
     """
     seeds, checkpoints = list(seeds), {int(step) for step in checkpoints}
-    n_train = round(train_fraction * p * p) if 0 < train_fraction < 1 else 0
+    n_train = round(train_fraction * p * p) if 0 < train_fraction <= 1 else 0
     _check(p >= 2, f"p is {p}; give at least 2")
     _check(len(seeds) >= 1, "seeds is empty; give at least one seed")
     _check(len(set(seeds)) == len(seeds), f"seeds is {seeds}; give each seed once")
@@ -91,9 +91,9 @@ def train_mlp_seeds(
     _check(0 < lr < float("inf"), f"lr is {lr}; give a positive number")
     _check(0 <= weight_decay < float("inf"), f"weight_decay is {weight_decay}; give a number >= 0")
     _check(
-        0 < n_train < p * p,
-        f"train_fraction is {train_fraction}; give a share of the {p * p} pairs that leaves "
-        "some to train on and some to test on",
+        n_train > 0,
+        f"train_fraction is {train_fraction}; give a share of the {p * p} pairs above 0 and up to 1, "
+        "so large that one pair or more is in it",
     )
     _check(
         all(0 <= step <= epochs for step in checkpoints),

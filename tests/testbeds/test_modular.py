@@ -1,5 +1,7 @@
 """The modular-addition MLP, against autograd, torch's own AdamW, and closed forms."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -202,8 +204,8 @@ def test_the_network_groks_and_the_control_cannot():
         ({"lr": -1.0}, "lr is -1.0"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1; give a number >= 0"),
         ({"train_fraction": 0.0}, "train_fraction is 0.0"),
-        ({"train_fraction": 1.0}, "train_fraction is 1.0; give a share of the 841 pairs"),
-        ({"train_fraction": 0.9999}, "train_fraction is 0.9999"),
+        ({"train_fraction": 1.01}, "train_fraction is 1.01; give a share of the 841 pairs"),
+        ({"train_fraction": 0.0001}, "train_fraction is 0.0001"),
         ({"train_fraction": float("nan")}, "train_fraction is nan"),
         ({"checkpoints": [3, 501]}, r"checkpoints is \[3, 501\]; give epochs from 0 to 500"),
     ],
@@ -220,3 +222,10 @@ def test_cuda_sees_the_same_split_and_start():
     assert torch.equal(here.train, there.train.cpu())
     torch.testing.assert_close(here.at(0).W1, there.at(0).W1.cpu())
     torch.testing.assert_close(here.model.W1, there.model.W1.cpu(), rtol=1e-3, atol=1e-4)
+
+
+def test_all_pairs_may_be_trained_on():
+    run = modular.train_mlp(0, p=5, width=8, train_fraction=1.0, epochs=2)
+    assert run.train.all()
+    assert all(loss > 0 for loss in run.history["train loss"])
+    assert all(math.isnan(v) for name in ("test loss", "test accuracy") for v in run.history[name])
