@@ -188,6 +188,8 @@ def _contract(f: Outer | Tensor, h: Outer | Tensor, reduce: Reduce, budget: int)
     if isinstance(f, Outer) and isinstance(h, Outer):
         t = max(f.B.shape[3], h.B.shape[3])
         g, o, i = f.layout.shape()
+        if reduce == "class_averaged":
+            f, h = _one_row(f, h)
         if not _prefer_dense(t, g, o, i, f.B.shape[1], reduce):
             return _contract_outer(f, h, reduce, budget)
     f = f.dense() if isinstance(f, Outer) else f
@@ -197,6 +199,40 @@ def _contract(f: Outer | Tensor, h: Outer | Tensor, reduce: Reduce, budget: int)
     if reduce == "full":
         return torch.einsum("nrp,msp->nmrs", f, h)
     return f.flatten(1) @ h.flatten(1).T
+
+
+def _one_row(f: Outer, h: Outer) -> tuple[Outer, Outer]:
+    """The same sums over outputs from one row, where outputs differ by a factor a unit only.
+
+    Before a last linear layer, unit o has b_co = w_co g_o with w the same for all points.
+    With w of norm one over c, g = sum_c w_c b_c, and what b has beyond w g is orthogonal to
+    it; the kernel would lose no more than that part's energy. If this is above rounding at
+    any point, nothing is changed.
+    """
+    tol = 16 * torch.finfo(f.B.dtype).eps
+    uses = (f,) if h is f else (f, h)
+    energies = [_sum_of_products(use.B, use.B.transpose(0, 1)) for use in uses]  # (n, g, t, o)
+    where = energies[0].transpose(1, 2).flatten(0, 1).argmax(0)  # n*T + t of each unit (g, o)
+    g, o = (where >= 0).nonzero(as_tuple=True)
+    n, t = where.flatten() // f.B.shape[3], where.flatten() % f.B.shape[3]
+    w = f.B[n, :, g, t, o].T.unflatten(1, where.shape)  # (R, g, o)
+    w = w / w.norm(dim=0).clamp(min=torch.finfo(w.dtype).tiny)
+    rows = []
+    for use, energy in zip(uses, energies, strict=True):
+        one = _sum_of_products(use.B, w[:, None, :, None])
+        kept, total = one.square().sum((1, 2, 3)), energy.sum((1, 2, 3))
+        if (total - kept > tol * total).any():
+            return f, h
+        rows.append(Outer(use.A, one[:, None], use.layout))
+    return rows[0], rows[-1]
+
+
+def _sum_of_products(B: Tensor, factors: Tensor) -> Tensor:
+    """Sum over rows of B (n, R, g, T, o) times `factors` (R, ...), with no copy of B."""
+    total = torch.zeros_like(B[:, 0])
+    for b, factor in zip(B.unbind(1), factors, strict=True):
+        total.addcmul_(b, factor)
+    return total
 
 
 def _contract_outer(f: Outer, h: Outer, reduce: Reduce, budget: int) -> Tensor:

@@ -437,3 +437,42 @@ def test_cuda_gives_the_kernel_of_the_cpu(name):
     there = empirical_ntk(model.cuda(), x.cuda(), reduce="full")
     assert there.is_cuda
     close(there.cpu(), here, tolerance=1e-10)
+
+
+class _Crossed(nn.Module):
+    """Outputs see a hidden unit through one factor each, but for `more`."""
+
+    def __init__(self, more: float):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        W = [torch.randn(s, generator=generator).double() for s in ((6, 4), (5, 6), (5, 6))]
+        self.W1, self.W2, self.W3 = map(nn.Parameter, W)
+        self.more = more
+
+    def forward(self, x):
+        z = x @ self.W1.T
+        return torch.relu(z) @ self.W2.T + self.more * z.square() @ self.W3.T
+
+
+@pytest.mark.parametrize("memory", ["1GiB", "12KB"])
+@pytest.mark.parametrize("more", [0, 1e-12, 1e-9, 1e-8, 1e-7, 1e-6, 1e-4, 1e-2, 1])
+def test_one_row_for_all_outputs_only_where_it_is_exact(more, memory):
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(1)).double()
+    x[:7] = x[:7].abs()  # units are closed on some blocks of points and open on others
+    model = _Crossed(more)
+    J = plain_jacobian(model, x)
+    for name, K in plain_kernel(J, J).items():
+        expected = reduced(K, "class_averaged")
+        close(empirical_ntk(model, x, params=name, memory=memory), expected, tolerance=1e-13)
+        crossed = empirical_ntk(model, x[:9], x[5:], params=name, memory=memory)
+        close(crossed, expected[:9, 5:], tolerance=1e-13)
+
+
+def test_a_last_hidden_layer_costs_one_row():
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(1)).double()
+    for more, rows in ((0, 1), (1e-3, 5)):
+        with mock.patch.object(
+            kernel_module, "_contract_outer", wraps=kernel_module._contract_outer
+        ) as contract:
+            empirical_ntk(_Crossed(more), x, params="W1")
+        assert contract.call_args.args[0].B.shape[1] == rows
