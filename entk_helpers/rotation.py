@@ -227,8 +227,8 @@ def _commutant(A: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return squares[a, c] * eye[d, b] + eye[a, c] * squares[d, b] - 2 * products[a, c, d, b]
 
     weight = torch.where(i == j, 0.25, 0.5).to(A).sqrt()
-    form = entry(i, j, i, j) + entry(i, j, j, i) + entry(j, i, i, j) + entry(j, i, j, i)
-    form *= weight[:, None] * weight
+    form = entry(i, j, i, j) + entry(i, j, j, i)  # and the same again for (j, i)
+    form *= 2 * weight[:, None] * weight
     values, vectors = scipy.linalg.eigh(
         form.numpy(), subset_by_index=(0, k - 1), driver="evr", check_finite=False
     )
