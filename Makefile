@@ -31,7 +31,7 @@ test: setup ## all tests, all chapters, all checks of the book
 run: setup ## execute every chapter anew
 	@$(PY) book/_tools/chapters.py run --all
 
-bench: setup ## measure against other tools, side by side
+bench: setup .venv-jax/.ready ## measure against other tools, side by side
 	@$(PY) -m benchmarks
 
 serve: book ## show the built book at localhost:8000 (or PORT=...)
@@ -46,8 +46,8 @@ lock: setup ## pin every dependency of pyproject.toml in requirements.txt
 	@$(PY) book/_tools/lock.py
 
 clean: ## remove what was built; the environment too with ALL=1
-	@rm -rf _build .pytest_cache .ruff_cache .hypothesis *.egg-info $(if $(ALL),.venv)
-	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	@rm -rf _build .pytest_cache .ruff_cache .hypothesis *.egg-info $(if $(ALL),.venv .venv-jax)
+	@find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 # ---- the steps behind these, not for calling by hand
 
@@ -67,6 +67,14 @@ setup: .venv/.ready
 	@# fit the build of torch at hand breaks transformers.
 	@$(PY) -m pip uninstall -qq -y torchvision
 	@rm .venv/.begun && touch $@
+
+# For one row of `make bench`: neural-tangents needs an old jax. Where that cannot be had, there is
+# no .ready, the benchmark says so, and the next `make bench` tries again.
+.venv-jax/.ready: benchmarks/neural_tangents.txt
+	@echo "Setting up .venv-jax for neural-tangents (once; a minute) ..."
+	@rm -rf .venv-jax && mkdir .venv-jax
+	@{ $(PYTHON) -m venv .venv-jax && .venv-jax/bin/python -m pip install --no-deps -r $< && \
+	    .venv-jax/bin/python -m benchmarks._neural_tangents; } >.venv-jax/log 2>&1 && touch $@ || true
 
 checks: lint
 	@$(call threads,$(call share,$(TEST_WORKERS))) $(PY) -m pytest -n $(TEST_WORKERS) tests

@@ -1,11 +1,12 @@
 """Measure this package beside other tools, in one run, and check that all answers agree.
 
-Each contender runs in a process of its own: it warms up on a small case, then the median of
-its runs counts (fewer than asked for once they have taken 10 s together). CPU time adds up the
-threads: on one thread, where it is less than the time, other programs had the core. Memory is
-the peak beyond inputs and libraries. 'difference' is from the first contender of the section
-(a, c), from gram_eigenpairs (dense eigh), or of a pair from being an eigenpair
-(gram_eigenpairs). The exit code is 1 where contenders disagree; a missed target is reported.
+Each contender runs in a process of its own: it warms up on a small case (neural-tangents, in an
+environment of its own, on the same case, to compile), then the median of its runs counts (fewer
+than asked for once they have taken 10 s together). CPU time adds up the threads: on one thread,
+where it is less than the time, other programs had the core. Memory is the peak beyond inputs and
+libraries. 'difference' is from the first contender of the section (a, c), from gram_eigenpairs
+(dense eigh), or of a pair from being an eigenpair (gram_eigenpairs). The exit code is 1 where
+contenders disagree; a missed target is reported.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-import resource
 import statistics
+import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,13 +14,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
-ENOUGH_SECONDS = 10.0  # after that much of its time, a contender is not run again
-_STATUS = Path("/proc/self/status")
+from .clock import timed
+
+ROOT = Path(__file__).parents[1]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -41,6 +43,20 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Worker:
+    """A contender in another environment: `python -m module IN.npz OUT.npz THREADS REPEATS`.
+
+    IN holds `inputs`, OUT gets arrays to compare; `runs`, `cpu`, `peak_mb` and `versions` are
+    printed as JSON.
+    """
+
+    name: str
+    python: Path
+    module: str
+    inputs: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one contender took, and the facts about its answer.
 
@@ -52,6 +68,7 @@ class Outcome:
     cpu: tuple[float, ...]
     peak_mb: float
     facts: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -62,7 +79,7 @@ class Outcome:
         return statistics.median(self.cpu)
 
 
-Measure = Callable[[Contender], Outcome]
+Measure = Callable[[Contender | Worker], Outcome]
 
 
 @contextmanager
@@ -76,8 +93,10 @@ def measuring(threads: int, repeats: int, *, fresh: bool = True) -> Iterator[Mea
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))  # read by BLAS at import
     shared = None if fresh else _process()
 
-    def measure(contender: Contender) -> Outcome:
+    def measure(contender: Contender | Worker) -> Outcome:
         print(f"  measuring: {contender.name} ...", file=sys.stderr, flush=True)
+        if isinstance(contender, Worker):
+            return _measure_worker(contender, threads, repeats)
         with nullcontext(shared) if shared is not None else _process() as process:
             try:
                 return process.submit(_measure, contender, threads, repeats).result()
@@ -111,35 +130,20 @@ def _measure(contender: Contender, threads: int, repeats: int) -> Outcome:
     torch.set_num_threads(threads)
     contender.solve(contender.prepare(**contender.small))
     inputs = contender.prepare(**contender.size)
-    held = _start_of_peak()
-    runs: list[float] = []
-    cpu: list[float] = []
-    while len(runs) < repeats and sum(runs) < ENOUGH_SECONDS:
-        answer = None  # the answer of the run before does not count
-        start, cpu_start = time.perf_counter(), time.process_time()
-        answer = contender.solve(inputs)
-        runs.append(time.perf_counter() - start)
-        cpu.append(time.process_time() - cpu_start)
-    peak = _peak() - held
-    return Outcome(tuple(runs), tuple(cpu), max(peak, 0.0) / 1e6, contender.facts(inputs, answer))
+    took = timed(lambda: contender.solve(inputs), repeats)
+    return Outcome(took.runs, took.cpu, took.peak_mb, contender.facts(inputs, took.answer))
 
 
-def _start_of_peak() -> float:
-    """Bytes held now; where the system allows it, the peak is counted from here."""
-    if not _STATUS.exists():
-        return _peak()
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _peak() -> float:
-    """Bytes held at the peak. On Linux not `ru_maxrss`, which a child inherits."""
-    if _STATUS.exists():
-        return _status("VmHWM")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-
-
-def _status(name: str) -> float:
-    (line,) = (s for s in _STATUS.read_text().splitlines() if s.startswith(f"{name}:"))
-    return float(line.split()[1]) * 1024
+def _measure_worker(worker: Worker, threads: int, repeats: int) -> Outcome:
+    with TemporaryDirectory() as folder:
+        inputs, outputs = Path(folder, "in.npz"), Path(folder, "out.npz")
+        np.savez(inputs, **worker.inputs)
+        command = [worker.python, "-E", "-m", worker.module, inputs, outputs, threads, repeats]
+        done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise SystemExit(f"{worker.name}: {last}")
+        report = json.loads(done.stdout)
+        with np.load(outputs) as facts:
+            report["facts"] = dict(facts)
+    return Outcome(**report)

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -51,13 +51,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Section:
-    """Contenders for one and the same answer."""
+    """Contenders for one and the same answer; `versions` of what runs in other environments."""
 
     key: str
     title: str
     threads: int
     rows: list[Row]
     targets: list[Target]
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def disagreements(self) -> list[str]:
@@ -105,6 +106,8 @@ def machine_line(where: dict[str, Any]) -> str:
 
 def save(path: Path, where: dict[str, Any], settings: dict, sections: Sequence[Section]) -> None:
     """Write all of it as JSON, whole or not at all."""
+    versions = where["versions"] | {n: v for s in sections for n, v in s.versions.items()}
+    where = where | {"versions": versions}
     content = where | {"settings": settings, "sections": [asdict(s) for s in sections]}
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=1) + "\n")

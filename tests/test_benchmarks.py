@@ -18,8 +18,10 @@ def benchmarks(monkeypatch):
     """The command as a function and its parts; its processes find it by sys.path."""
     monkeypatch.syspath_prepend(ROOT)
     from benchmarks import __main__, mlp, report, spectrum
+    from benchmarks.measure import measuring
 
-    return dict(main=__main__.main, mlp=mlp, report=report, spectrum=spectrum)
+    monkeypatch.setattr(mlp, "JAX", ROOT / "no-such-environment")
+    return dict(main=__main__.main, measuring=measuring, mlp=mlp, report=report, spectrum=spectrum)
 
 
 def test_the_command_measures_everything_and_all_contenders_agree(tmp_path):
@@ -54,6 +56,79 @@ def test_a_contender_with_another_answer_fails_the_run(benchmarks, monkeypatch, 
     (wrong,) = [line for line in printed.out.splitlines() if "DISAGREES" in line]
     assert ours.name in wrong
     assert ours.name in printed.err and closed.name not in printed.err.partition("DISAGREEMENT")[2]
+    # Without its environment, neural-tangents is left out, and one line says so.
+    assert "neural-tangents" not in printed.out
+    assert len([line for line in printed.err.splitlines() if "left out" in line]) == 1
+
+
+WORKER = """\
+#!{python}
+import json, sys
+import numpy as np
+*_, inputs, outputs, threads, repeats = sys.argv
+at = np.load(inputs)
+(H, D), u = at["W1"].shape, at["x"] @ at["W1"].T
+K1 = (at["x"] @ at["x"].T) * ((u * (at["W2"] ** 2).mean(0)) @ u.T) * (2 / (D * H)) ** 2
+K2 = u**2 @ (u**2).T / (D * H) ** 2
+np.savez(outputs, W1=K1, W2=K2 * {factor})
+taken = dict(runs=[int(threads), 2.0], cpu=[1.0, 1.0], peak_mb=float(repeats))
+print(json.dumps(taken | dict(versions=dict(ours="1.2", jax="0.1"))))
+sys.exit({code})
+"""
+
+
+@pytest.fixture
+def worker(benchmarks, monkeypatch, tmp_path):
+    """Put a stand-in for the interpreter with neural-tangents where it is looked for."""
+
+    def write(factor="1", code="0"):
+        python = tmp_path / "bin" / "python"
+        python.parent.mkdir()
+        python.write_text(WORKER.format(python=sys.executable, factor=factor, code=code))
+        python.chmod(0o755)
+        (tmp_path / ".ready").touch()
+        monkeypatch.setattr(benchmarks["mlp"], "JAX", tmp_path)
+
+    return write
+
+
+SMOKE_A = ["--smoke", "--only", "a", "--repeats", "3"]
+
+
+def test_another_environment_adds_a_row_and_its_versions(benchmarks, worker, tmp_path, capsys):
+    worker()
+    assert benchmarks["main"]([*SMOKE_A, "--json", str(tmp_path / "bench.json")]) == 0
+    stored = json.loads((tmp_path / "bench.json").read_text())
+    *_, row = stored["sections"][0]["rows"]
+    assert row["name"] == "neural-tangents 1.2 (jax 0.1)" and row["name"] in capsys.readouterr().out
+    assert (row["seconds"], row["runs"], row["cpu_seconds"], row["peak_mb"]) == (1.5, 2, 1.0, 3.0)
+    assert 0 < row["difference"] <= row["tolerance"]
+    assert stored["versions"].items() >= {"ours": "1.2", "jax": "0.1"}.items()
+
+
+@pytest.mark.parametrize("factor", ["1.01", "np.nan"])
+def test_a_wrong_answer_from_another_environment_fails_the_run(benchmarks, worker, factor, capsys):
+    worker(factor)
+    assert benchmarks["main"](SMOKE_A) == 1
+    assert "(a) neural-tangents 1.2 (jax 0.1)" in capsys.readouterr().err
+
+
+def test_a_crash_in_another_environment_is_not_passed_over(benchmarks, worker):
+    worker(code="'out of luck'")
+    with (
+        benchmarks["measuring"](threads=1, repeats=1) as measure,
+        pytest.raises(SystemExit, match="neural-tangents: out of luck"),
+    ):
+        measure(benchmarks["mlp"].neural_tangents(smoke=True))
+
+
+@pytest.mark.parametrize(("seconds", "met"), [(0.4, True), (0.6, False)])
+def test_the_closed_form_is_the_measure_of_the_structured_kernel(benchmarks, seconds, met):
+    row = benchmarks["report"].Row
+    ours = row("structured", seconds, cpu_seconds=0.2, speed_up=60.0, peak_mb=100.0)
+    targets = benchmarks["mlp"].targets(ours, row("closed", 0.1, cpu_seconds=0.1), smoke=False)
+    assert [target.met for target in targets] == [True, True, met]
+    assert targets[2].measured == f"{seconds / 0.1:.1f}x (2.0x the CPU time)"
 
 
 @pytest.mark.parametrize(
