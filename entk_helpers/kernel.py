@@ -206,11 +206,14 @@ def _one_row(f: Outer, h: Outer) -> tuple[Outer, Outer]:
 
     Before a last linear layer, unit o has b_co = w_co g_o with w the same for all points.
     With w of norm one over c, g = sum_c w_c b_c, and what b has beyond w g is orthogonal to
-    it; the kernel would lose no more than that part's energy. If this is above rounding at
-    any point, nothing is changed.
+    it: the kernel loses that part's energy and no cross terms. If this is above rounding at
+    any position of any point, nothing is changed; nor where squares under- or overflow.
     """
-    tol = 16 * torch.finfo(f.B.dtype).eps
-    uses = (f,) if h is f else (f, h)
+    uses, kind = (f,) if h is f else (f, h), torch.finfo(f.B.dtype)
+    tol = 16 * kind.eps
+    peak = max(float(extreme.abs()) for use in uses for extreme in use.B.aminmax())
+    if tol > 1e-4 or not kind.tiny**0.4 < peak < kind.tiny**-0.4:  # half precision; squares
+        return f, h
     energies = [_sum_of_products(use.B, use.B.transpose(0, 1)) for use in uses]  # (n, g, t, o)
     where = energies[0].transpose(1, 2).flatten(0, 1).argmax(0)  # n*T + t of each unit (g, o)
     g, o = (where >= 0).nonzero(as_tuple=True)
@@ -220,8 +223,8 @@ def _one_row(f: Outer, h: Outer) -> tuple[Outer, Outer]:
     rows = []
     for use, energy in zip(uses, energies, strict=True):
         one = _sum_of_products(use.B, w[:, None, :, None])
-        kept, total = one.square().sum((1, 2, 3)), energy.sum((1, 2, 3))
-        if (total - kept > tol * total).any():
+        lost = (energy - one.square()).sum(-1)  # (n, g, t): each has one activation
+        if not (lost <= tol * energy.sum(-1)).all():
             return f, h
         rows.append(Outer(use.A, one[:, None], use.layout))
     return rows[0], rows[-1]

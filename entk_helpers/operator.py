@@ -87,7 +87,7 @@ class NTKOperator:
         c = self._problem.n_outputs
         if Q.dim() != 2 or len(Q) != n or not Q.numel():
             raise ValueError(f"Q must have shape ({n}, q), one row a point, got {tuple(Q.shape)}")
-        Q = Q.to(self.device, self.dtype)
+        Q = require_finite(Q, "Q").detach().to(self.device, self.dtype)
         rows = []
         for d in range(c):
             only = Q.new_zeros(n, c, Q.shape[1])

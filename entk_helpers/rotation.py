@@ -24,8 +24,8 @@ from .inputs import require_finite
 def torus_laplacian(p: int, step: tuple[int, int]) -> Float[Tensor, "pp pp"]:
     """Return the graph Laplacian of the p x p torus whose edges join (a, b) to (a, b) + step.
 
-    Row a*p + b is the pair (a, b); 2 on the diagonal, -1 for the neighbour on either side,
-    in float64. Step (1, 0) measures roughness along a, (1, 1) along the direction in which
+    Row a*p + b is the pair (a, b); 2 on the diagonal, -1 for the neighbour on either side
+    (-2 where both sides are one point), in float64. Step (1, 0) measures roughness along a, (1, 1) along the direction in which
     a - b stays constant (arXiv 2510.00468v1, appendices C and D).
     """
     if p < 3:
@@ -47,10 +47,13 @@ def graph_rotation(
 
     Diagonalises Q^T L Q for the first Laplacian L, in ascending order; then the next
     Laplacian within the `keep` smoothest columns (default: half of them); and so on, each
-    inside what the last one kept. Columns that were not kept stay in their order. Equal
-    eigenvalues, such as those of a cosine and a sine, leave a phase undetermined.
+    inside what the last one kept. Columns that were not kept stay in their order. With a
+    number for `keep` all steps after the first act on the same columns, so give two
+    Laplacians at most. Equal eigenvalues, such as those of a cosine and a sine, leave a phase
+    undetermined, and a cut between them keeps an arbitrary part.
 
-    Raises ValueError for columns that are not orthonormal and for `keep` outside 1..q.
+    Raises ValueError for columns that are not orthonormal, for Laplacians that are not
+    symmetric, and for `keep` outside 1..q.
     """
     _require_orthonormal(Q, "Q")
     if not len(laplacians):
@@ -64,7 +67,9 @@ def graph_rotation(
                 f"each of laplacians must have shape {(len(Q), len(Q))}, got {tuple(L.shape)}"
             )
         inner = basis[:, :width]
-        small = inner.T @ (L.to(inner) @ inner)
+        small = require_finite(inner.T @ (L.to(inner) @ inner), "Q^T L Q")
+        if (small - small.T).norm() > 1e-5 * small.norm():
+            raise ValueError("each of laplacians must be symmetric; pass (L + L.T) / 2")
         rotation = torch.linalg.eigh((small + small.T) / 2).eigenvectors
         basis = torch.cat([inner @ rotation, basis[:, width:]], dim=1)
         width = min(keep or max(1, width // 2), width)
@@ -78,13 +83,15 @@ class Blocks:
     basis: orthogonal (q, q), columns in the order of their blocks.
     commutators: the smallest eigenvalues, ascending, of X -> sum_A [A, [A, X]], for all A
     together of norm one. As many are small as there are blocks.
-    gap: the ratio of the first that is not small to the last that is.
+    gap: the ratio of the first that is not small to the last that is, 1 for one block.
+    outside: the share of sum_A ||A||_F^2 that lies outside the blocks.
     """
 
     basis: Float[Tensor, "q q"]
     sizes: tuple[int, ...]
     commutators: Float[Tensor, " k"]
     gap: float
+    outside: float
 
     def split(self, vectors: Float[Tensor, "N q"]) -> tuple[Float[Tensor, "N _"], ...]:
         """Return `vectors` in the new basis, one matrix a block."""
@@ -100,36 +107,48 @@ def joint_blocks(
 ) -> Blocks:
     """Find the blocks that all of these symmetric matrices share, and how many there are.
 
-    If every A is block diagonal in some basis, then exactly the matrices X that are constant
-    on each block commute with every A. So we take the symmetric X with the smallest
+    If every A is block diagonal in some basis, then the matrices X that are constant on each
+    block commute with every A. So we take the symmetric X with the smallest
     sum_A ||A X - X A||_F^2 (Maehara & Murota 2011): the number of small values is the number
     of blocks, and the eigenspaces of a random combination of these X are the blocks. Among
-    many combinations the one whose eigenvalues fall into the clearest groups is taken.
+    some combinations the one whose groups leave least of the X outside is taken.
+
+    More than these X commute where two blocks are equal up to a rotation, or zero on two
+    dimensions or more. Then there are more values than blocks, and blocks may be torn:
+    `outside` shows it, as it is large beside the small values.
 
     `n_blocks` None finds the number, at the largest ratio of neighbouring commutators among
     the first q; where no ratio reaches `min_gap`, there is one block of q. Thirty or more
-    random matrices with q >= 12 stay below 1.2; of fewer or smaller ones a gap proves little.
-    Dense: some q^6 / 6 operations and 8 q^4 bytes, a second for q = 56.
+    random matrices with q >= 12 stay below 1.2; of fewer or smaller ones a gap proves little,
+    and of a single matrix each eigenvector is a block. Dense: of order q^6 operations and
+    some 25 q^4 bytes, a second or two for q = 56.
 
-    Raises ValueError for matrices that are not symmetric or all zero, and for `n_blocks`
-    outside 1..q.
+    Raises ValueError for matrices that are not square and symmetric or all zero, and for
+    `n_blocks` outside 1..q.
     """
+    if matrices.dim() != 3 or matrices.shape[1] != matrices.shape[2] or not matrices.numel():
+        raise ValueError(f"matrices must have shape (R, q, q), got {tuple(matrices.shape)}")
     A = require_finite(matrices, "matrices").detach().double().cpu()
-    q, scale = A.shape[1], A.norm()
-    if scale == 0:
+    q, largest = A.shape[1], A.abs().max()
+    if largest == 0:
         raise ValueError("matrices are all zero; any basis would do")
+    A = A / largest
+    scale = A.norm()
     if (A - A.mT).norm() > 1e-5 * scale:
         raise ValueError("matrices must be symmetric; pass (A + A.mT) / 2")
     if n_blocks is not None and not 1 <= n_blocks <= q:
         raise ValueError(f"n_blocks={n_blocks} must be between 1 and {q}, the size of the matrices")
-    values, X = _commutant((A + A.mT) / (2 * scale), min(q + 1, q * (q + 1) // 2))
+    A = (A + A.mT) / (2 * scale)
+    values, X = _commutant(A, min(q + 1, q * (q + 1) // 2))
     # The identity commutes with everything: its value is zero, and starts no gap.
     ratios = values[2:] / values[1:-1].clamp(min=1e-14)
     found = int(ratios.argmax()) + 2 if len(ratios) and ratios.max() >= min_gap else 1
     n = found if n_blocks is None else n_blocks
     gap = float(ratios[n - 2]) if 2 <= n < len(values) else 1.0
     basis, sizes = _separate(X[:n], seed)
-    return Blocks(basis.to(matrices), sizes, values.to(matrices), gap)
+    block = torch.repeat_interleave(torch.tensor(sizes))
+    outside = ((basis.T @ A @ basis) * (block[:, None] != block)).square().sum()
+    return Blocks(basis.to(matrices), sizes, values.to(matrices), gap, float(outside))
 
 
 def independent_components(Y: Float[Tensor, "N m"], *, seed: int = 0) -> Float[Tensor, "N m"]:
@@ -137,8 +156,9 @@ def independent_components(Y: Float[Tensor, "N m"], *, seed: int = 0) -> Float[T
 
     FastICA with the fourth moment as contrast (Hyvärinen 1999), as scikit-learn has it. The
     columns of Y must be orthonormal: they are white already, so that only a rotation remains.
-    Raises RuntimeError where that does not converge: there is then no best rotation, as among
-    directions that are all equally Gaussian.
+    Raises RuntimeError where that does not converge, as among many directions that are all
+    equally Gaussian. Converging proves nothing: two columns of noise may converge, the phase of
+    a cosine and a sine stays arbitrary, and the optimum is local.
     """
     from sklearn.decomposition import FastICA
     from sklearn.exceptions import ConvergenceWarning
@@ -163,8 +183,8 @@ class KernelRotation:
     """A basis that a kernel chose: `vectors` (N, q), orthonormal, block after block.
 
     blocks: how the class pairs split the subspace (see `Blocks`).
-    unresolved: the blocks within which no independent components were found; their vectors
-    are one basis of the block among many.
+    unresolved: the blocks within which the search for independent components did not converge;
+    their vectors are one basis of the block among many.
     """
 
     vectors: Float[Tensor, "N q"]
@@ -185,9 +205,11 @@ def kernel_rotation(
     `class_pairs` holds Q^T K_cd Q, as `NTKOperator.compress(Q)` returns. Different features
     serve different combinations of classes: where every K_cd with c != d maps each of some
     subspaces to itself, these are the blocks that all pairs share, and `joint_blocks` finds
-    them, with their number unless `n_blocks` gives it. What a block leaves open, the
-    independent components settle. The kernels K_cc are left out: in them the last layer,
-    which is the same for all classes, adds a term that no class sets apart.
+    them, with their number unless `n_blocks` gives it. Only the symmetric parts of Q^T K_cd Q
+    are compared. Inside a block the independent components choose, up to what they leave
+    open (sign, order, phase). The kernels K_cc are left out: in them the last layer, which is
+    the same for all classes, adds a term that no class sets apart. With two classes there is
+    one matrix, and its eigenvectors come back.
 
     Answers a question left open in arXiv 2510.00468v1, footnote 7.
     """
@@ -197,6 +219,9 @@ def kernel_rotation(
         raise ValueError(
             f"class_pairs must have shape (C, C, {q}, {q}) with C >= 2, got {tuple(class_pairs.shape)}"
         )
+    apart = (class_pairs - class_pairs.permute(1, 0, 3, 2)).norm()
+    if apart > 1e-4 * require_finite(class_pairs, "class_pairs").norm():
+        raise ValueError("class_pairs[d, c] must be class_pairs[c, d] transposed, and is not")
     c, d = torch.triu_indices(C, C, 1)
     pairs = class_pairs[c, d]
     blocks = joint_blocks((pairs + pairs.mT) / 2, n_blocks, min_gap=min_gap, seed=seed)
@@ -263,6 +288,10 @@ def _separate(X: Tensor, seed: int, draws: int = 16) -> tuple[Tensor, tuple[int,
 
 
 def _require_orthonormal(Q: Tensor, name: str) -> None:
+    if Q.dim() != 2 or not Q.numel() or not Q.is_floating_point():
+        raise ValueError(
+            f"{name} must be a matrix of floating point numbers, got {tuple(Q.shape)}, {Q.dtype}"
+        )
     gram = require_finite(Q, name).detach().double()
     apart = float((gram.T @ gram - torch.eye(Q.shape[1]).to(gram)).abs().max())
     if apart > 1e-4:

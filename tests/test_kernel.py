@@ -476,3 +476,70 @@ def test_a_last_hidden_layer_costs_one_row():
         ) as contract:
             empirical_ntk(_Crossed(more), x, params="W1")
         assert contract.call_args.args[0].B.shape[1] == rows
+
+
+class _TwoScales(nn.Module):
+    """Position 0 has large gradients and small inputs, position 1 the reverse."""
+
+    def __init__(self, ratio: float):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        W = [torch.randn(s, generator=generator) for s in ((32, 64), (3, 32), (3, 32))]
+        self.W, self.V = nn.Parameter(W[0] / 8), nn.Parameter(W[1])
+        self.register_buffer("U", W[2] * ratio)
+
+    def forward(self, x):
+        z = nn.functional.linear(x, self.W)
+        return torch.relu(z[:, 0]) @ self.V.T + z[:, 1] @ self.U.T
+
+
+@pytest.mark.parametrize(("dtype", "ratio"), [(torch.float32, 3e-4), (torch.float64, 3e-8)])
+def test_one_row_at_a_position_with_small_gradients_and_large_inputs(dtype, ratio):
+    x = torch.randn(6, 2, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    x[:, 1] /= ratio
+    model = _TwoScales(ratio).to(dtype)
+    J = plain_jacobian(model, x)
+    expected = reduced(plain_kernel(J, J)["W"], "class_averaged")
+    close(empirical_ntk(model, x, params="W"), expected, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-23, 1e20])
+def test_one_row_neither_vanishes_nor_explodes(size):
+    """In float32 squares of gradients under- or overflow: a true kernel or none."""
+    model = _Crossed(0).float()
+    model.W2.data *= size
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+    J = plain_jacobian(model.double(), x.double())
+    expected = reduced(plain_kernel(J, J)["W1"], "class_averaged")
+    if expected.max() > 3e38:
+        with pytest.raises(ValueError, match="overflows"):
+            empirical_ntk(model.float(), x, params="W1")
+    else:
+        assert empirical_ntk(model.float(), x, params="W1").abs().max() <= 2e-38
+        assert expected.abs().max() < 1e-38
+
+
+def test_one_row_has_to_fit_every_point_and_position():
+    """Half of the points see outputs through one factor a unit, or one of two positions does."""
+
+    class Half(_Crossed):
+        def forward(self, x):
+            x = x.unflatten(-1, (2, 4))
+            z = x @ self.W1.T
+            second = torch.relu(z[:, 0]) @ self.W2.T + torch.relu(z[:, 1]) @ self.W2.T
+            return second + (x[:, 0, :1] > 0) * z[:, 1].square() @ self.W3.T * self.more
+
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(1)).double()
+    one_row, found = kernel_module._one_row, []
+
+    def spy(*uses):
+        found.append(one_row(*uses))
+        return found[-1]
+
+    for more in (0, 1e-3):
+        model = Half(more)
+        J = plain_jacobian(model, x)
+        expected = reduced(plain_kernel(J, J)["W1"], "class_averaged")
+        with mock.patch.object(kernel_module, "_one_row", spy):
+            close(empirical_ntk(model, x, params="W1"), expected, tolerance=1e-13)
+    assert [uses[0].B.shape[1] for uses in found] == [1, 5]

@@ -119,6 +119,10 @@ class TestGraphRotation:
             ({"keep": 13}, "keep=13"),
             ({"Q": torch.ones(49, 2, dtype=F64)}, "orthonormal columns"),
             ({"laplacians": [torch.eye(5, dtype=F64)]}, r"shape \(49, 49\)"),
+            ({"laplacians": [torch.ones(49, 49, dtype=F64).triu()]}, "symmetric"),
+            ({"laplacians": [torch.full((49, 49), torch.nan, dtype=F64)]}, "Q.T L Q"),
+            ({"Q": 1.01 * torch.eye(49, 2, dtype=F64)}, "orthonormal columns"),
+            ({"Q": torch.eye(49, 0, dtype=F64)}, "floating point"),
         ],
     )
     def test_errors(self, change, message):
@@ -136,12 +140,34 @@ class TestJointBlocks:
         blocks = joint_blocks(A)
         assert sorted(blocks.sizes) == sorted(sizes)
         assert blocks.gap > 1e6
+        assert blocks.outside < 1e-20
         assert (blocks.commutators[: len(sizes)] < 1e-14).all()
         torch.testing.assert_close(blocks.basis.T @ blocks.basis, torch.eye(sum(sizes), dtype=F64))
         found = blocks.split(torch.eye(sum(sizes), dtype=F64))
         for planted in hidden.split(sizes, dim=1):
             best = max(subspace_overlap(planted, block) for block in found)
             assert best == pytest.approx(planted.shape[1], abs=1e-6)
+
+    def test_noisy_blocks_are_those_planted(self):
+        sizes = (1, 2, 3, 4, 5)
+        for seed in range(5):
+            A, hidden = block_matrices(sizes, noise=0.1, seed=seed)
+            blocks = joint_blocks(A, 5)
+            found = blocks.split(torch.eye(15, dtype=F64))
+            for planted in hidden.split(sizes, dim=1):
+                assert max(subspace_overlap(planted, b) / planted.shape[1] for b in found) > 0.9
+            expected = (
+                1 - sum((block.T @ A @ block).square().sum() for block in found) / A.square().sum()
+            )
+            assert blocks.outside == pytest.approx(float(expected), abs=1e-9)
+
+    def test_torn_copies_of_a_block_show_in_what_is_outside(self):
+        """Two equal blocks commute with more than two X: the count is no longer the blocks'."""
+        A, _ = block_matrices((4,))
+        twice = torch.stack([torch.block_diag(a, a) for a in A])
+        blocks = joint_blocks(twice)
+        assert len(blocks.sizes) == 3
+        assert blocks.outside > 0.05 > 1e6 * blocks.commutators[2]
 
     def test_noise_lowers_the_gap_and_little_else(self):
         sizes = (4, 4, 4, 4)
@@ -177,7 +203,7 @@ class TestJointBlocks:
 
     def test_scale_and_seed_do_not_matter(self):
         A, _ = block_matrices((2, 3))
-        one, two = joint_blocks(A), joint_blocks(1e-8 * A, seed=3)
+        one, two = joint_blocks(A), joint_blocks(1e-200 * A, seed=3)
         torch.testing.assert_close(one.commutators, two.commutators, atol=1e-14, rtol=1e-6)
         assert sorted(one.sizes) == sorted(two.sizes)
 
@@ -186,6 +212,8 @@ class TestJointBlocks:
         [
             ({"matrices": torch.zeros(2, 3, 3)}, "all zero"),
             ({"matrices": torch.ones(1, 3, 3).triu()}, "symmetric"),
+            ({"matrices": torch.eye(3)[None] + 0.01 * torch.ones(3, 3).triu(1)}, "symmetric"),
+            ({"matrices": torch.zeros(0, 3, 3)}, r"shape \(R, q, q\)"),
             ({"n_blocks": 0}, "n_blocks=0 must be between 1 and 4"),
             ({"n_blocks": 5}, "n_blocks=5"),
         ],
@@ -270,6 +298,17 @@ class TestKernelRotation:
         found = kernel_rotation(Q, torch.eye(20, dtype=F64).expand(3, 3, 20, 20), 1)
         assert found.unresolved == (0,)
         assert subspace_overlap(found.vectors, Q) == pytest.approx(20)
+
+    def test_only_symmetric_parts_count_and_transposes_have_to_match(self):
+        Q = torch.linalg.qr(random(20, 6)).Q
+        class_pairs = random(4, 4, 6, 6)
+        class_pairs = class_pairs + class_pairs.permute(1, 0, 3, 2)
+        symmetric = (class_pairs + class_pairs.mT) / 2
+        one, two = (kernel_rotation(Q, pairs).vectors for pairs in (class_pairs, symmetric))
+        torch.testing.assert_close(one, two)
+        class_pairs[3, 1] += 1
+        with pytest.raises(ValueError, match="transposed"):
+            kernel_rotation(Q, class_pairs)
 
     @pytest.mark.parametrize("shape", [(3, 2, 4, 4), (1, 1, 4, 4), (3, 3, 5, 5)])
     def test_wrong_shapes(self, shape):

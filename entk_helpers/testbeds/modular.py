@@ -77,9 +77,9 @@ def train_mlp_seeds(
 
     Returns a `ModularRun` per seed, in order. inputs: `pairs(p)`; targets: one-hot labels
     (p*p, p); train: the pairs seen. history: "step" and "train loss", "test loss",
-    "train accuracy", "test accuracy", at every epoch; a step is an epoch, and with all pairs
-    trained on the test scores are NaN. checkpoints: 0, those asked for, and `epochs`. `device`: the CPU unless given. Ordinary random
-    state is neither read nor changed.
+    "train accuracy", "test accuracy", at every epoch; a step is an epoch. Test scores are NaN
+    where all pairs are trained on. checkpoints: 0, those asked for, and `epochs`. `device`:
+    the CPU unless given. Ordinary random state is neither read nor changed.
     """
     seeds, checkpoints = list(seeds), {int(step) for step in checkpoints}
     n_train = round(train_fraction * p * p) if 0 < train_fraction <= 1 else 0
