@@ -6,15 +6,18 @@ colour on every page, from the colour-blind-safe palette of Okabe and Ito.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import SupportsFloat
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 from torch import Tensor
@@ -137,3 +140,58 @@ def spread(values: Sequence[SupportsFloat], digits: int = 2) -> str:
         return mean
     gap = "\N{NO-BREAK SPACE}"
     return f"{mean}{gap}±{gap}{sd} ({low}{gap}to{gap}{high})"
+
+
+def training_explorer(
+    name: str,
+    epochs: Sequence[int],
+    *,
+    curves: Mapping[str, Sequence[SupportsFloat]],
+    spectra: Float[Tensor, "E n"],
+    maps: Float[Tensor, "E r c"],
+    captions: Sequence[str],
+    titles: tuple[str, str, str],
+    map_axes: tuple[str, str],
+    map_ticks: Sequence[tuple[float, str]] = (),
+    marks: Sequence[int] = (),
+    start: int = 0,
+) -> HTML:
+    """Return a figure with a slider over epochs: curves, a spectrum and a heat map together.
+
+    It needs no server and no network: one piece of HTML with its data inside. `name` is its
+    id, unlike any other on the page. `curves` run from epoch 0 in steps of one and lie between
+    0 and 1, the first grey; `spectra` are positive, shown from rank 2 on, on a logarithmic
+    axis with lines after the ranks in `marks`; `maps` lie between 0 and 1. There is a spectrum,
+    a map and a caption for each of `epochs`; `start` is the one shown first, as an index.
+    """
+    digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    if not len(epochs) == len(spectra) == len(maps) == len(captions):
+        raise ValueError(
+            f"epochs ({len(epochs)}), spectra ({len(spectra)}), maps ({len(maps)}) and captions "
+            f"({len(captions)}) must be equally many"
+        )
+    logs = np.log10(spectra.detach().cpu().double().numpy())
+    levels = (maps.detach().cpu().clamp(0, 1) * 63).round().int().flatten(1).tolist()
+    colours = [COLOURS["untrained"], COLOURS["trained"], COLOURS["accent"], COLOURS["control"]]
+    data = {
+        "digits": digits,
+        "colours": [to_hex(c) for c in plt.get_cmap("mako")(np.linspace(0, 1, 64))],
+        "epochs": list(epochs),
+        "curves": [
+            {"name": label, "colour": colour, "values": [round(float(v), 3) for v in values]}
+            for (label, values), colour in zip(curves.items(), colours, strict=False)
+        ],
+        "spectra": logs.round(3).tolist(),
+        "range": [logs[:, 1:].min().round(2) - 0.05, logs[:, 1:].max().round(2) + 0.05],
+        "maps": ["".join(digits[level] for level in row) for row in levels],
+        "columns": maps.shape[2],
+        "axes": map_axes,
+        "ticks": list(map_ticks),
+        "marks": list(marks),
+        "titles": titles,
+        "captions": list(captions),
+        "start": start,
+    }
+    page = files(__package__).joinpath("explorer.html").read_text(encoding="utf-8")
+    text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
+    return HTML(page.replace("__ID__", name).replace("__DATA__", text))

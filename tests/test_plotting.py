@@ -1,5 +1,8 @@
 """Figures show the numbers that they were given, and compute nothing."""
 
+import json
+import math
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -76,3 +79,38 @@ def test_a_table_is_markdown_and_a_spread_names_mean_deviation_and_range():
 
 def test_colours_are_distinct():
     assert len(set(plotting.COLOURS.values())) >= 6
+
+
+def explorer(**change):
+    spectra = torch.tensor([[9.0, 1.0, 0.1], [9.0, 2.0, 0.01]])
+    settings = {
+        "curves": {"seen": [0, 1, 1], "held out": [0.0, 0.12345, 1]},
+        "spectra": spectra,
+        "maps": torch.stack([torch.zeros(2, 3), torch.ones(2, 3)]),
+        "captions": ["first", "a </script> in a caption"],
+        "titles": ("accuracy", "spectrum", "map"),
+        "map_axes": ("feature", "vector"),
+        "marks": (1,),
+        "start": 1,
+    }
+    return plotting.training_explorer("my-id", [0, 2], **(settings | change)).data
+
+
+def test_the_explorer_holds_its_data_and_needs_no_network():
+    page = explorer()
+    assert "__" not in page and page.count('id="my-id"') == 1
+    assert "http" not in page and "src=" not in page
+    assert page.count("</script>") == 1  # a caption cannot end the script
+    (line,) = [line for line in page.splitlines() if line.startswith("const D = ")]
+    data = json.loads(line.removeprefix("const D = ").removesuffix(";"))
+    assert [curve["values"] for curve in data["curves"]] == [[0, 1, 1], [0, 0.123, 1]]
+    assert data["spectra"][1] == pytest.approx([math.log10(9), math.log10(2), -2], abs=1e-3)
+    assert data["range"][0] < -2 and math.log10(2) < data["range"][1] < math.log10(9)
+    assert data["maps"] == [data["digits"][0] * 6, data["digits"][63] * 6]
+    assert data["columns"] == 3 and data["start"] == 1 and data["epochs"] == [0, 2]
+    assert data["captions"][1] == "a </script> in a caption"
+
+
+def test_the_explorer_wants_a_frame_for_each_epoch():
+    with pytest.raises(ValueError, match=r"epochs \(2\), spectra \(2\), maps \(2\) and captions"):
+        explorer(captions=["only one"])
