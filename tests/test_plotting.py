@@ -98,7 +98,7 @@ def explorer(**change):
 
 def test_the_explorer_holds_its_data_and_needs_no_network():
     page = explorer()
-    assert "__" not in page and page.count('id="my-id"') == 1
+    assert "__ID__" not in page and "__DATA__" not in page and page.count('id="my-id"') == 1
     assert "http" not in page and "src=" not in page
     assert page.count("</script>") == 1  # a caption cannot end the script
     (line,) = [line for line in page.splitlines() if line.startswith("const D = ")]
