@@ -77,16 +77,20 @@ class Measured:
             max=_rounded(max(values)),
         )
 
-    def __str__(self) -> str:
-        head = f"{self.name}: " if self.name else ""
+    @property
+    def summary(self) -> str:
+        """Mean, spread and number of values, as text."""
         if self.sd is None:
-            return f"{head}{self.mean:.4g} (one value)"
+            return f"{self.mean:.4g} (one value)"
         if self.min == self.max:
-            return f"{head}{self.mean:.4g} in all of {len(self.values)} seeds"
+            return f"{self.mean:.4g} in all of {len(self.values)} seeds"
         return (
-            f"{head}{self.mean:.4g} ± {self.sd:.2g} over {len(self.values)} seeds "
+            f"{self.mean:.4g} ± {self.sd:.2g} over {len(self.values)} seeds "
             f"({self.min:.4g} to {self.max:.4g})"
         )
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.summary}" if self.name else self.summary
 
 
 @dataclass(frozen=True)
@@ -108,15 +112,16 @@ class Claim:
         return f"{self.id}: {self.verdict}. Published: {self.published}. Ours: {ours}. {self.why}"
 
     def _repr_markdown_(self) -> str:
-        unit = f" [{self.unit}]" if self.unit else ""
-        ours = "<br>".join(map(str, self.measured)) or "–"
-        cells = (self.published, ours, f"**{self.verdict}**", self.why)
-        row = " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+        rows = [("published", self.published)]
+        rows += [(m.name or "ours", m.summary) for m in self.measured]
+        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+        table = "\n".join(f"| {name} | {value} |" for name, value in cells)
         # The anchor is plain HTML, so that the same text shows well in Jupyter and in the book.
         return (
             f'<a id="claim-{self.id}"></a>\n\n'
             f"**Claim.** {self.statement} *({self.source})*\n\n"
-            f"| published{unit} | ours{unit} | verdict | why |\n|---|---|---|---|\n| {row} |\n"
+            f"| quantity | value{f' [{self.unit}]' if self.unit else ''} |\n|---|---|\n{table}\n\n"
+            f"**Verdict: {self.verdict}.** {self.why}\n"
         )
 
 

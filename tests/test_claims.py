@@ -73,13 +73,14 @@ def test_an_interrupted_write_leaves_the_old_file_whole(ledger, monkeypatch):
 
 
 def test_the_table_shows_published_ours_verdict_and_reason(ledger):
-    claim = ledger.record("a", **GOOD | {"why": "a | b", "unit": "s"})
+    numbers = {"a | b": [2, 3, 4]}
+    claim = ledger.record("a", **GOOD | {"measured": numbers, "why": "So it is.", "unit": "s"})
     table = claim._repr_markdown_()
     assert '<a id="claim-a"></a>' in table
-    assert "3 ± 1 over 3 seeds (2 to 4)" in table
-    assert "| published [s] | ours [s] | verdict | why |" in table
-    assert r"a \| b" in table
-    assert "**holds**" in table
+    assert "| quantity | value [s] |" in table
+    assert "| published | a drop at 50 |" in table
+    assert r"| a \| b | 3 ± 1 over 3 seeds (2 to 4) |" in table
+    assert "**Verdict: holds.** So it is." in table
 
 
 def test_one_value_and_equal_values_pretend_no_spread(ledger):

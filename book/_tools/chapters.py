@@ -130,6 +130,8 @@ def stamp(chapter: Chapter) -> str:
     for path in _files(chapter.root / "entk_helpers", "*.py"):
         tree = canonical(ast.parse(path.read_text(encoding="utf-8"), str(path)))
         add(path.relative_to(chapter.root).as_posix(), repr(tree).encode())
+    for path in _files(chapter.root / "entk_helpers", "*.html"):
+        add(path.relative_to(chapter.root).as_posix(), path.read_bytes())
     for path in _files(chapter.root / "notebooks" / "data" / chapter.name, "*"):
         add(path.relative_to(chapter.root).as_posix(), path.read_bytes())
     return digest.hexdigest()

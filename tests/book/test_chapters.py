@@ -159,6 +159,11 @@ def test_a_new_or_renamed_module_makes_a_chapter_stale(chapter):
     assert "the outputs are stale" in faults(chapter)
 
 
+def test_a_new_page_of_the_package_makes_a_chapter_stale(chapter):
+    write(chapter.root / "entk_helpers" / "explorer.html", "<div></div>\n")
+    assert "the outputs are stale" in faults(chapter)
+
+
 def test_changed_data_make_a_chapter_stale(chapter):
     write(chapter.root / "notebooks" / "data" / "01_one" / "numbers.csv", "1,3\n")
     assert "the outputs are stale" in faults(chapter)
