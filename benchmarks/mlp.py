@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, jacrev, vmap
 
 from entk_helpers import empirical_ntk, quadratic_ntk
+from entk_helpers.testbeds.modular import ModularMLP, pairs
 
 from .measure import ROOT, Contender, Measure, Worker, difference
 from .report import Row, Section, Target
@@ -26,36 +27,20 @@ _SMALL = {"p": 3, "width": 8}
 JAX = ROOT / ".venv-jax"  # made by `make bench`, with versions that work together
 
 
-class QuadraticMLP(nn.Module):
-    """f(x) = W2 (W1 x / sqrt(2p))^2 / H, with standard normal weights."""
-
-    def __init__(self, p: int, width: int, seed: int = 0):
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.W1 = nn.Parameter(torch.randn(width, 2 * p, generator=generator))
-        self.W2 = nn.Parameter(torch.randn(p, width, generator=generator))
-
-    def hidden(self, x: Tensor) -> Tensor:
-        """W1 x / sqrt(2p)."""
-        return x @ self.W1.T / self.W1.shape[1] ** 0.5
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.hidden(x) ** 2 @ self.W2.T / self.W1.shape[0]
-
-
 @dataclass(frozen=True)
 class Problem:
     """A network and its points."""
 
-    model: QuadraticMLP
+    model: ModularMLP
     x: Tensor
 
 
 def problem(p: int, width: int, seed: int = 0) -> Problem:
-    """The network and all pairs (a, b), row a * p + b."""
-    one = torch.eye(p)
-    x = torch.cat([one.repeat_interleave(p, 0), one.repeat(p, 1)], dim=1)
-    return Problem(QuadraticMLP(p, width, seed), x)
+    """The network with standard normal weights, and all pairs (a, b), row a * p + b."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (width, 2 * p), (p, width)
+    W1, W2 = (torch.randn(shape, generator=generator) for shape in shapes)
+    return Problem(ModularMLP(W1, W2), pairs(p))
 
 
 def structured(at: Problem) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
 """The empirical neural tangent kernel of any PyTorch model, and what its spectrum says.
 
 One module for each step, in the order of the data: `jacobian`, `structure`, `kernel`,
-`operator`, `spectrum`, `rotation`, `regression`, `alignment`; beside them `closed_form` and `infinite_width`,
-`features` (ground truths), `testbeds` (systems under study), `claims` and `plotting` (for
-the book's chapters).
+`operator`, `spectrum`, `rotation`, `regression`, `alignment`; beside them `closed_form` and
+`infinite_width` (kernels by formula), `features` (ground truths), `testbeds` (systems under
+study), `claims` and `plotting` (for the book's chapters).
 """
 
 from .alignment import (

@@ -80,8 +80,8 @@ class NTKOperator:
     def compress(self, Q: Float[Tensor, "N q"]) -> Float[Tensor, "C C q q"]:
         """Q^T K_cd Q for every pair of classes: the kernel as seen from a subspace of points.
 
-        Costs q * C products, and no more memory than q * C of them hold at a time. Entry
-        [c, d, k, l] is the inner product under K_cd of columns k and l of Q.
+        Costs q * C products, q at a time. Entry [c, d, k, l] is the inner product under K_cd of
+        columns k and l of Q.
         """
         n = self._problem.n_points
         c = self._problem.n_outputs

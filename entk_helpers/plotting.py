@@ -6,6 +6,7 @@ colour on every page, from the colour-blind-safe palette of Okabe and Ito.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -172,7 +173,7 @@ def training_explorer(
         )
     logs = np.log10(spectra.detach().cpu().double().numpy())
     levels = (maps.detach().cpu().clamp(0, 1) * 63).round().int().flatten(1).tolist()
-    colours = [COLOURS["untrained"], COLOURS["trained"], COLOURS["accent"], COLOURS["control"]]
+    colours = itertools.cycle(COLOURS[c] for c in ("untrained", "trained", "accent", "control"))
     data = {
         "digits": digits,
         "colours": [to_hex(c) for c in plt.get_cmap("mako")(np.linspace(0, 1, 64))],

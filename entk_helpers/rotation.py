@@ -118,7 +118,8 @@ def joint_blocks(
     `outside` shows it, as it is large beside the small values.
 
     `n_blocks` None finds the number, at the largest ratio of neighbouring commutators among
-    the first q; where no ratio reaches `min_gap`, there is one block of q. Thirty or more
+    the first q; where no ratio reaches `min_gap`, there is one block of q, and the basis stays
+    as it is. Thirty or more
     random matrices with q >= 12 stay below 1.2; of fewer or smaller ones a gap proves little,
     and of a single matrix each eigenvector is a block. Dense: of order q^6 operations and
     some 25 q^4 bytes, a second or two for q = 56.
@@ -145,7 +146,7 @@ def joint_blocks(
     found = int(ratios.argmax()) + 2 if len(ratios) and ratios.max() >= min_gap else 1
     n = found if n_blocks is None else n_blocks
     gap = float(ratios[n - 2]) if 2 <= n < len(values) else 1.0
-    basis, sizes = _separate(X[:n], seed)
+    basis, sizes = (torch.eye(q).to(A), (q,)) if n == 1 else _separate(X[:n], seed)
     block = torch.repeat_interleave(torch.tensor(sizes))
     outside = ((basis.T @ A @ basis) * (block[:, None] != block)).square().sum()
     return Blocks(basis.to(matrices), sizes, values.to(matrices), gap, float(outside))
@@ -275,11 +276,10 @@ def _separate(X: Tensor, seed: int, draws: int = 16) -> tuple[Tensor, tuple[int,
         vectors = torch.linalg.eigh(torch.einsum("k,kij->ij", mixture, X)).eigenvectors
         inside = vectors.T @ X @ vectors
         points = inside.diagonal(dim1=1, dim2=2).T
-        tree = hierarchy.linkage(points.numpy(), "ward") if len(points) > 1 else None
-        labels = 1 if tree is None else hierarchy.fcluster(tree, len(X), "maxclust")
-        group = torch.as_tensor(labels).reshape(-1) - 1
+        tree = hierarchy.linkage(points.numpy(), "ward")
+        group = torch.as_tensor(hierarchy.fcluster(tree, len(X), "maxclust")) - 1
         apart = group[:, None] != group
-        leak = float((inside * apart).square().sum() / apart.sum().clamp(min=1))
+        leak = float((inside * apart).square().sum() / apart.sum())
         if best is None or leak < best[0]:
             best = leak, vectors, group
     _, vectors, group = best

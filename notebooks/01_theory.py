@@ -1099,14 +1099,8 @@ table(
 )
 
 # %% tags=["hide-input"]
-memorised = [
-    next(e for e, a in enumerate(run.history["train accuracy"]) if a >= 0.99)
-    for run in addition
-]
-generalised = [
-    next(e for e, a in enumerate(run.history["test accuracy"]) if a >= 0.99)
-    for run in addition
-]
+memorised = [run.reaches("train accuracy", 0.99) for run in addition]
+generalised = [run.reaches("test accuracy", 0.99) for run in addition]
 table(
     [
         "the network, 5 seeds",

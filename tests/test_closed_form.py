@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import functional_call, jacrev, vmap
 
-from entk_helpers import empirical_ntk, quadratic_ntk
+from entk_helpers import empirical_ntk, quadratic_class_pairs, quadratic_ntk
 from entk_helpers.testbeds.modular import ModularMLP, pairs
 
 
@@ -35,22 +35,17 @@ def test_class_averaged_kernels_are_those_of_autograd(kind):
         torch.testing.assert_close(ours[name], empirical_ntk(model, x, params=name))
 
 
-def test_any_combination_of_class_pairs():
+def test_kernels_of_all_class_pairs_are_those_of_autograd():
+    """With Q the identity nothing is compressed: these are the kernels K_cd themselves."""
     model, x = network(seed=1), pairs(5).double()
-    classes = torch.randn(5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    ours = quadratic_ntk(model.W1, model.W2, x, classes=classes)
-    for name, J in jacobians(model, x).items():
-        expected = torch.einsum("cd,ncp,mdp->nm", classes, J, J)
-        torch.testing.assert_close(ours[name], expected, rtol=1e-11, atol=1e-14)
-
-
-def test_two_classes_have_only_the_first_layer_in_common():
-    model, x = network(), pairs(5).double()
-    pair = torch.zeros(5, 5)
-    pair[1, 3] = 1
-    kernel = quadratic_ntk(model.W1, model.W2, x, classes=pair)
-    assert kernel["W1"].abs().max() > 0
-    assert not kernel["W2"].any()
+    eye = torch.eye(25, dtype=torch.float64)
+    ours = quadratic_class_pairs(model.W1, model.W2, x, eye)
+    J = torch.cat(list(jacobians(model, x).values()), dim=2)
+    expected = torch.einsum("ncp,mdp->cdnm", J, J)
+    torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-14)
+    Q = torch.linalg.qr(torch.randn(25, 3, dtype=torch.float64)).Q
+    compressed = quadratic_class_pairs(model.W1, model.W2, x, Q)
+    torch.testing.assert_close(compressed, Q.T @ expected @ Q)
 
 
 def test_wide_limit_counts_shared_digits_squared():
@@ -67,7 +62,6 @@ def test_wide_limit_counts_shared_digits_squared():
     [
         ({"W2": torch.zeros(5, 11)}, r"W2 of shape \(C, 12\)"),
         ({"x": torch.zeros(4, 9)}, r"x of shape \(N, 10\)"),
-        ({"classes": torch.zeros(4, 4)}, r"classes must have shape \(5, 5\)"),
         ({"W1": torch.full((12, 10), float("nan"))}, "W1"),
     ],
 )
@@ -76,3 +70,9 @@ def test_errors_name_what_would_fit(change, message):
     call = {"W1": model.W1, "W2": model.W2, "x": pairs(5)} | change
     with pytest.raises(ValueError, match=message):
         quadratic_ntk(**call)
+
+
+def test_a_basis_of_other_points_is_refused():
+    model = network()
+    with pytest.raises(ValueError, match=r"Q must have shape \(25, q\)"):
+        quadratic_class_pairs(model.W1, model.W2, pairs(5), torch.zeros(24, 2))

@@ -180,7 +180,8 @@ class TestJointBlocks:
         for seed in range(10):
             blocks = joint_blocks(block_matrices((q,), seed=seed)[0])
             assert blocks.sizes == (q,)
-            assert blocks.gap == 1
+            assert (blocks.gap, blocks.outside) == (1, 0)
+            assert torch.equal(blocks.basis, torch.eye(q, dtype=F64))
 
     def test_a_given_number_is_obeyed(self):
         A, _ = block_matrices((3, 3, 3, 3))

@@ -26,6 +26,11 @@ class Run:
     history: Mapping[str, list]
     checkpoints: Mapping[int, dict[str, Tensor]]
 
+    def reaches(self, name: str, level: float) -> int | None:
+        """The first step at which a quantity of the history is at least `level`; None if never."""
+        steps = zip(self.history["step"], self.history[name], strict=True)
+        return next((step for step, value in steps if value >= level), None)
+
     def at(self, step: int) -> nn.Module:
         """A copy of the model as it was at a checkpoint; `model` itself is left alone."""
         if step not in self.checkpoints:

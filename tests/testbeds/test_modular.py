@@ -229,3 +229,11 @@ def test_all_pairs_may_be_trained_on():
     assert run.train.all()
     assert all(loss > 0 for loss in run.history["train loss"])
     assert all(math.isnan(v) for name in ("test loss", "test accuracy") for v in run.history[name])
+
+
+def test_the_step_at_which_a_history_reaches_a_level(run):
+    values = run.history["train accuracy"]
+    step = run.reaches("train accuracy", 0.5)
+    assert values[step] >= 0.5 > max(values[:step])
+    assert run.reaches("train accuracy", 2.0) is None
+    assert run.reaches("train loss", 0.0) == 0
