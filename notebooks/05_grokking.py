@@ -652,14 +652,17 @@ table(["half-way", "epoch, 8 seeds"], [r[1:] for r in sorted(rows)])
 # %% [markdown]
 # ## Watch it happen
 #
-# To see cliff 2 turn, we need a basis that shows frequencies: its eigenvalues are close together, so the single eigenvectors are arbitrary mixtures. The paper rotates them with *smoothness* on the torus of pairs $(a, b)$. Of the versions in [the last chapter](04_modular_mlp) we take the strongest. Let $L_{\text{sum}}$ and $L_{\text{diff}}$ be the
+# To see cliff 2 turn, we need a basis that shows frequencies: its eigenvalues are close together, so the single eigenvectors are arbitrary mixtures. The paper rotates them with *smoothness* on the torus of pairs $(a, b)$. Of the versions in [the last chapter](04_modular_mlp) we take the strongest. Let $L_+$ and $L_-$ be the
 # graph Laplacians for the steps $(+1, +1)$ and $(+1, -1)$. A wave in $a + b$ does not change along $(+1, -1)$, nor one in $a - b$ along $(+1, +1)$, so for frequency $k$
 #
 # $$
-# (L_{\text{sum}} - L_{\text{diff}})\, u = \pm \left( 2 - 2 \cos \tfrac{4 \pi k}{p} \right) u ,
+# \begin{aligned}
+# (L_+ - L_-)\, u &= \pm \mu_k u , \\
+# \mu_k &= 2 - 2 \cos \tfrac{4 \pi k}{p} ,
+# \end{aligned}
 # $$ (eq-gk-rotation)
 #
-# with plus for the sum and minus for the difference: 28 different values, two dimensions each. Diagonalise $Q_t^\T (L_{\text{sum}} - L_{\text{diff}})\, Q_t$ and turn $Q_t$ accordingly; the span stays the same. The prior can help only where the span
+# with plus for the sum and minus for the difference: 28 different values, two dimensions each. Diagonalise $Q_t^\T (L_+ - L_-)\, Q_t$ and turn $Q_t$ accordingly; the span stays the same. The prior can help only where the span
 # contains such waves: a random subspace shows what it does on its own.
 
 
