@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from entk_helpers.progress import progress_bar
 from entk_helpers.testbeds import Run
+from entk_helpers.testbeds.checks import check, check_seeds
 
 RECORD_EVERY = 50  # steps between two entries of a run's history
 
@@ -39,9 +40,9 @@ def sparse_inputs(n_points: int, n: int, sparsity: float, generator: torch.Gener
     (n_points, n), float32, on the CPU. A point that comes out all zero cannot be
     normalised and is drawn again.
     """
-    _check(n_points >= 1, f"n_points is {n_points}; give at least 1")
-    _check(n >= 1, f"n is {n}; give at least 1 feature")
-    _check(0 <= sparsity < 1, f"sparsity is {sparsity}; give the probability of a zero, in [0, 1)")
+    check(n_points >= 1, f"n_points is {n_points}; give at least 1")
+    check(n >= 1, f"n is {n}; give at least 1 feature")
+    check(0 <= sparsity < 1, f"sparsity is {sparsity}; give the probability of a zero, in [0, 1)")
     x = torch.zeros(n_points, n)
     while (empty := ~x.any(dim=1)).any():
         shape = (int(empty.sum()), n)
@@ -85,13 +86,12 @@ def train_seeds(
     state is neither read nor changed.
     """
     seeds = list(seeds)
-    _check(len(seeds) >= 1, "seeds is empty; give at least one seed")
-    _check(len(set(seeds)) == len(seeds), f"seeds is {seeds}; give each seed once")
-    _check(n >= 1, f"n is {n}; give at least 1 feature")
-    _check(1 <= m <= n, f"m is {m}; give from 1 to n = {n} hidden units")
-    _check(steps >= 1, f"steps is {steps}; give at least 1")
-    _check(lr > 0, f"lr is {lr}; give a positive number")
-    _check(
+    check_seeds(seeds)
+    check(n >= 1, f"n is {n}; give at least 1 feature")
+    check(1 <= m <= n, f"m is {m}; give from 1 to n = {n} hidden units")
+    check(steps >= 1, f"steps is {steps}; give at least 1")
+    check(lr > 0, f"lr is {lr}; give a positive number")
+    check(
         0 < importance_decay <= 1,
         f"importance_decay is {importance_decay}; give a number in (0, 1]",
     )
@@ -237,8 +237,3 @@ def _gradients_(
 
 def _states(W: Tensor, b: Tensor) -> list[dict[str, Tensor]]:
     return [{"W": w.clone(), "b": v.flatten().clone()} for w, v in zip(W, b, strict=True)]
-
-
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise ValueError(message)

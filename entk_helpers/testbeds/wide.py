@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from entk_helpers.progress import progress_bar
 from entk_helpers.testbeds import Run
+from entk_helpers.testbeds.checks import check, check_seeds
 
 
 class _Activation(NamedTuple):
@@ -120,16 +121,15 @@ def train_seeds(
     sizes, seeds = list(sizes), list(seeds)
     watch = x if watch is None else watch
     _check_data(sizes, x, targets, watch)
-    _check(len(seeds) >= 1, "seeds is empty; give at least one seed")
-    _check(len(set(seeds)) == len(seeds), f"seeds is {seeds}; give each seed once")
-    _check(steps >= 1, f"steps is {steps}; give at least 1")
-    _check(rate > 0, f"rate is {rate}; give a positive number")
-    _check(scale > 0, f"scale is {scale}; give a positive number")
-    _check(
+    check_seeds(seeds)
+    check(steps >= 1, f"steps is {steps}; give at least 1")
+    check(rate > 0, f"rate is {rate}; give a positive number")
+    check(scale > 0, f"scale is {scale}; give a positive number")
+    check(
         all(0 <= step <= steps for step in record_at),
         f"record_at is {list(record_at)}; give steps from 0 to {steps}",
     )
-    _check(
+    check(
         activation in ACTIVATIONS,
         f"activation is {activation!r}; give one of {', '.join(ACTIVATIONS)}",
     )
@@ -155,7 +155,7 @@ def train_seeds(
                 # Far above the start, and above where a large rate may catapult it and return.
                 ceiling = 1e6 * (loss + targets.square().sum(1).mean() + 1)
                 born = alive
-            _check(
+            check(
                 bool((loss <= ceiling).all()) and bool((alive | ~born).all()),
                 f"rate is {rate}; training diverged, give less",
             )
@@ -189,17 +189,17 @@ def train_seeds(
 
 
 def _check_data(sizes: list[int], x: Tensor, targets: Tensor, watch: Tensor) -> None:
-    _check(len(sizes) >= 2, f"sizes is {sizes}; give at least inputs and outputs")
-    _check(min(sizes) >= 1, f"sizes is {sizes}; give at least 1 in every place")
+    check(len(sizes) >= 2, f"sizes is {sizes}; give at least inputs and outputs")
+    check(min(sizes) >= 1, f"sizes is {sizes}; give at least 1 in every place")
     for value, name in ((x, "x"), (watch, "watch"), (targets, "targets")):
         columns = sizes[-1] if name == "targets" else sizes[0]
-        _check(
+        check(
             value.dim() == 2 and value.shape[1] == columns and len(value) > 0,
             f"{name} has shape {tuple(value.shape)}; sizes {sizes} need (N, {columns})",
         )
-        _check(value.is_floating_point(), f"{name} is {value.dtype}; give floating-point numbers")
-        _check(bool(value.isfinite().all()), f"{name} holds NaN or Inf; clean it first")
-    _check(len(x) == len(targets), f"x has {len(x)} points and targets has {len(targets)}")
+        check(value.is_floating_point(), f"{name} is {value.dtype}; give floating-point numbers")
+        check(bool(value.isfinite().all()), f"{name} holds NaN or Inf; clean it first")
+    check(len(x) == len(targets), f"x has {len(x)} points and targets has {len(targets)}")
 
 
 def _apply(weights: Sequence[Tensor], x: Tensor, activation: str) -> Tensor:
@@ -227,8 +227,3 @@ def _descend_(weights: list[Tensor], inner: list[Tensor], error: Tensor, activat
         back = error @ W * s.slope(a) if layer else None
         W -= error.mT @ a
         error = back
-
-
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise ValueError(message)

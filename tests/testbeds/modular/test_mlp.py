@@ -8,6 +8,7 @@ from torch import nn
 
 from entk_helpers import empirical_ntk
 from entk_helpers.testbeds import Run, modular
+from entk_helpers.testbeds.modular import mlp
 
 SMALL = {"p": 7, "width": 16, "epochs": 40}
 
@@ -32,19 +33,10 @@ def test_forward_is_the_formula_entry_by_entry():
     assert model(torch.tensor([[0.0, 1.0, 0.0, 1.0]])).tolist() == [[9 / 2, 5 / 2]]
 
 
-def test_pairs_and_sums_are_ordered_by_a_then_b():
-    x, labels = modular.pairs(5), modular.sums(5)
-    assert x.shape == (25, 10) and labels.shape == (25,)
-    for a in range(5):
-        for b in range(5):
-            assert x[a * 5 + b].nonzero().flatten().tolist() == [a, 5 + b]
-            assert labels[a * 5 + b] == (a + b) % 5
-
-
 def test_preactivations_of_columns_are_those_of_the_matrix_product():
     W1 = untrained(7, 16).W1.detach()
     expected = W1 @ modular.pairs(7).double().T / 14**0.5
-    torch.testing.assert_close(modular._preactivations(W1), expected)
+    torch.testing.assert_close(mlp._preactivations(W1), expected)
 
 
 def test_gradient_is_that_of_autograd():
@@ -54,9 +46,9 @@ def test_gradient_is_that_of_autograd():
     f = model(modular.pairs(p).double())
     nn.functional.mse_loss(f[train], targets[train]).backward()
     with torch.no_grad():
-        z = modular._preactivations(model.W1)
+        z = mlp._preactivations(model.W1)
         d = ((f - targets) * train[:, None] * (2 / (train.sum().item() * p))).T
-        dW1, dW2 = modular._gradients_(model.W2, z, z.square(), d)
+        dW1, dW2 = mlp._gradients_(model.W2, z, z.square(), d)
     torch.testing.assert_close(dW1, model.W1.grad, rtol=1e-12, atol=1e-16)
     torch.testing.assert_close(dW2, model.W2.grad, rtol=1e-12, atol=1e-16)
 
@@ -176,7 +168,7 @@ def test_layer_kernels_are_the_closed_forms():
     p, width = 5, 8
     model, x = untrained(p, width), modular.pairs(p).double()
     K = empirical_ntk(model, x, reduce="full", by="tensor")
-    W2, z = model.W2.detach(), modular._preactivations(model.W1.detach())
+    W2, z = model.W2.detach(), mlp._preactivations(model.W1.detach())
     K1 = torch.einsum("in,jn,nx,ny->xyij", W2, W2, z, z) * (x @ x.T)[:, :, None, None]
     K2 = torch.einsum("nx,ny,ij->xyij", z.square(), z.square(), torch.eye(p).double())
     torch.testing.assert_close(K["W1"], K1 * 4 / (2 * p * width**2))

@@ -1,16 +1,17 @@
-"""Modular addition: a network with one hidden layer of squares learns a + b mod p.
+"""A network with one hidden layer of squares learns a + b mod p.
 
 Model: Gromov 2023. Settings: arXiv 2510.00468v4, section 3.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from entk_helpers.progress import progress_bar
-from entk_helpers.testbeds import Run
+from entk_helpers.testbeds.checks import check, check_epochs, check_seeds
+
+from .task import ModularRun, pairs, sums
 
 
 class ModularMLP(nn.Module):
@@ -26,27 +27,6 @@ class ModularMLP(nn.Module):
         width, n_inputs = self.W1.shape
         z = x @ self.W1.T / n_inputs**0.5
         return z.square() @ self.W2.T / width
-
-
-@dataclass(frozen=True, eq=False)
-class ModularRun(Run):
-    """A run that has seen only some of its points: those where `train`, (p*p,) bool, is True."""
-
-    train: Tensor
-
-
-def pairs(p: int) -> Tensor:
-    """All p^2 pairs (a, b) as two one-hot vectors side by side; (p*p, 2p), row a*p + b."""
-    _check(p >= 2, f"p is {p}; give at least 2")
-    digits, ones = torch.eye(p, dtype=torch.float32), torch.ones(p, dtype=torch.long)
-    a, b = torch.arange(p).outer(ones).flatten(), ones.outer(torch.arange(p)).flatten()
-    return torch.cat([digits[a], digits[b]], dim=1)
-
-
-def sums(p: int) -> Tensor:
-    """(a + b) mod p for the rows of `pairs`; (p*p,), integers."""
-    _check(p >= 2, f"p is {p}; give at least 2")
-    return ((torch.arange(p)[:, None] + torch.arange(p)) % p).flatten()
 
 
 def train_mlp(seed: int = 0, **settings) -> ModularRun:
@@ -83,22 +63,18 @@ def train_mlp_seeds(
     """
     seeds, checkpoints = list(seeds), {int(step) for step in checkpoints}
     n_train = round(train_fraction * p * p) if 0 < train_fraction <= 1 else 0
-    _check(p >= 2, f"p is {p}; give at least 2")
-    _check(len(seeds) >= 1, "seeds is empty; give at least one seed")
-    _check(len(set(seeds)) == len(seeds), f"seeds is {seeds}; give each seed once")
-    _check(width >= 1, f"width is {width}; give at least 1")
-    _check(epochs >= 1, f"epochs is {epochs}; give at least 1")
-    _check(0 < lr < float("inf"), f"lr is {lr}; give a positive number")
-    _check(0 <= weight_decay < float("inf"), f"weight_decay is {weight_decay}; give a number >= 0")
-    _check(
+    check(p >= 2, f"p is {p}; give at least 2")
+    check_seeds(seeds)
+    check(width >= 1, f"width is {width}; give at least 1")
+    check(epochs >= 1, f"epochs is {epochs}; give at least 1")
+    check(0 < lr < float("inf"), f"lr is {lr}; give a positive number")
+    check(0 <= weight_decay < float("inf"), f"weight_decay is {weight_decay}; give a number >= 0")
+    check(
         n_train > 0,
         f"train_fraction is {train_fraction}; give a share of the {p * p} pairs above 0 and up to 1, "
         "so large that one pair or more is in it",
     )
-    _check(
-        all(0 <= step <= epochs for step in checkpoints),
-        f"checkpoints is {sorted(checkpoints)}; give epochs from 0 to {epochs}",
-    )
+    check_epochs(checkpoints, epochs)
     kept = {0, *checkpoints, epochs}
     runs = []
     with progress_bar(len(seeds) * epochs, "modular addition", show=progress) as bar:
@@ -153,7 +129,7 @@ def _descend(
             optimizer.step()
             bar.update()
     loss, hit = torch.stack(losses), torch.stack(hits).double()
-    _check(bool(loss[-1].isfinite().all()), f"lr is {lr}; training diverged, give less")
+    check(bool(loss[-1].isfinite().all()), f"lr is {lr}; training diverged, give less")
     history = {
         "step": list(range(epochs + 1)),
         "train loss": loss[:, train].mean(1).tolist(),
@@ -180,8 +156,3 @@ def _gradients_(W2: Tensor, z: Tensor, h: Tensor, d: Tensor) -> tuple[Tensor, Te
     d = d / width
     dz = z.mul_(W2.T @ d).reshape(width, p, p)  # half the gradient for z
     return torch.cat([dz.sum(2), dz.sum(1)], dim=1) * (2 / (2 * p) ** 0.5), d @ h.T
-
-
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise ValueError(message)

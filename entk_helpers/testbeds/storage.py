@@ -1,0 +1,111 @@
+"""Trained networks in small files: safetensors, written whole or not at all.
+
+A checkpoint may be kept in fewer bits than it was trained in: float16, or int8 with one
+scale for each row of a matrix, which changes no entry by more than half a step of its row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a file holds of a run: as in `Run`, and `about`, whatever was noted beside it."""
+
+    checkpoints: dict[int, dict[str, Tensor]]
+    history: dict[str, list]
+    about: dict[str, str]
+
+
+def write_run(
+    path: Path | str,
+    checkpoints: Mapping[int, Mapping[str, Tensor]],
+    history: Mapping[str, list],
+    dtypes: Mapping[int, torch.dtype],
+    about: Mapping[str, str],
+) -> None:
+    """Write the checkpoints that `dtypes` names, each in its dtype, and the history.
+
+    Raises ValueError for a step that has no checkpoint, and for a dtype that cannot hold one:
+    weights that overflow in float16, integers other than int8.
+    """
+    if missing := sorted(set(dtypes) - set(checkpoints)):
+        raise ValueError(f"dtypes names step {missing[0]}; there are {sorted(checkpoints)}")
+    tensors = {}
+    for step, dtype in dtypes.items():
+        if not (dtype.is_floating_point or dtype is torch.int8):
+            raise ValueError(f"dtypes names {dtype} for step {step}; give int8 or a float type")
+        for name, weight in checkpoints[step].items():
+            if dtype is torch.int8:
+                scale = (weight.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-30)
+                tensors[f"scale {step} {name}"] = scale.float()
+                tensors[f"{step} {name}"] = (weight / scale).round().to(dtype)
+            else:
+                tensors[f"{step} {name}"] = weight.to(dtype)
+            stored = tensors.get(f"scale {step} {name}", tensors[f"{step} {name}"])
+            if not stored.float().isfinite().all():
+                raise ValueError(
+                    f"{name} of step {step} does not fit into {dtype}, or holds NaN or Inf"
+                )
+    for name, values in history.items():
+        exact = torch.int32 if all(isinstance(v, int) for v in values) else torch.float32
+        tensors[f"history {name}"] = torch.tensor(values, dtype=exact)
+    write_tensors(path, tensors, {"history": json.dumps(list(history)), **about})
+
+
+def read_run(path: Path | str) -> StoredRun:
+    """Read what `write_run` wrote; weights come back in float32."""
+    tensors, about = read_tensors(path)
+    if "history" not in about:
+        raise ValueError(f"{path} holds no run: its header has no history")
+    names = json.loads(about.pop("history"))
+    history = {name: tensors.pop(f"history {name}").tolist() for name in names}
+    scales = {key: tensors.pop(key) for key in list(tensors) if key.startswith("scale ")}
+    checkpoints: dict[int, dict[str, Tensor]] = {}
+    for key in tensors:
+        step, name = key.split(" ", 1)
+        weight = tensors[key].float() * scales.get(f"scale {key}", 1)
+        checkpoints.setdefault(int(step), {})[name] = weight
+    return StoredRun(dict(sorted(checkpoints.items())), history, about)
+
+
+def write_tensors(
+    path: Path | str, tensors: Mapping[str, Tensor], about: Mapping[str, str]
+) -> None:
+    """Write a safetensors file under another name, then give it its own."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        # Copies, as safetensors refuses two names of one tensor.
+        whole = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        save_file(whole, part, metadata=dict(about))
+        part.chmod(0o644)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and its header's notes.
+
+    Raises ValueError for a file that is cut off or of another kind.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
