@@ -18,7 +18,7 @@ TEST_WORKERS := $(call least,$(CORES),4)
 BOOK_WORKERS := $(call least,$(TEST_WORKERS),$(or $(filter-out 0,$(words $(CHAPTERS))),1))
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 book: setup ## run what is stale, build the book, say where it is
 	@$(PY) book/_tools/chapters.py run --stale
@@ -30,6 +30,9 @@ test: setup ## all tests, all chapters, all checks of the book
 
 run: setup ## execute every chapter anew
 	@$(PY) book/_tools/chapters.py run --all
+
+checkpoints: setup ## train the networks that chapters read from files, where out of date
+	@$(PY) book/_tools/checkpoints.py
 
 bench: setup .venv-jax/.ready ## measure against other tools, side by side
 	@$(PY) -m benchmarks
@@ -92,4 +95,4 @@ build:
 	@rm -rf _build/html _build/.doctrees _build/.jupyter_cache
 	@.venv/bin/jupyter-book build . -n -W --keep-going -q
 
-.PHONY: help book test run bench serve lint lock clean setup checks build
+.PHONY: help book test run checkpoints bench serve lint lock clean setup checks build

@@ -1,0 +1,280 @@
+"""`make checkpoints`: shipped networks are those that the code trains, and only stale ones train."""
+
+import dataclasses
+import re
+import shutil
+import sys
+
+import checkpoints
+import pytest
+import torch
+
+from entk_helpers.testbeds import modular
+from entk_helpers.testbeds.modular import transformer
+from entk_helpers.testbeds.storage import read_run, read_tensors, write_tensors
+
+TINY = {"p": 5, "d_model": 8, "n_heads": 2, "d_mlp": 8, "epochs": 12}
+DTYPES = {4: torch.int8, 12: torch.float16}
+SHIPPED = checkpoints.FOLDER
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Training is many small steps: threads that wait for each other make it ten times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A group of three small runs, with all of its files in a folder of its own."""
+    monkeypatch.setattr(checkpoints, "FOLDER", tmp_path / "data")
+    monkeypatch.setattr(checkpoints, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["checkpoints.py"])
+    monkeypatch.setenv("ENTK_PROGRESS", "off")
+    group = checkpoints.Group(range(3, 6), DTYPES, TINY)
+    monkeypatch.setattr(checkpoints, "GROUPS", [group])
+    return group
+
+
+def forbid_training(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("this must not train")
+
+    monkeypatch.setattr(modular, "train_transformer_seeds", refuse)
+
+
+# ---------------------------------------------------------------------------- what is shipped
+
+
+def test_all_shipped_files_are_up_to_date():
+    for group in checkpoints.GROUPS:
+        assert group.missing() == [], "run: make checkpoints"
+    named = {group.path(seed) for group in checkpoints.GROUPS for seed in group.seeds}
+    assert len(named) == 20 and set(SHIPPED.iterdir()) == named
+
+
+def test_shipped_files_are_small():
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) <= 10_000_000
+
+
+def test_shipped_files_hold_what_their_group_says():
+    for group in checkpoints.GROUPS:
+        for seed in group.seeds:
+            tensors, about = read_tensors(group.path(seed))
+            assert about["seed"] == str(seed)
+            assert {str(step) for step in group.dtypes} == {
+                key.split()[0] for key in tensors if key[0].isdigit()
+            }
+            for step, dtype in group.dtypes.items():
+                assert tensors[f"{step} W_Q"].dtype == dtype
+            run = modular.load_transformer(group.path(seed))
+            assert run.history["step"] == list(range(0, 8001, 10))
+            assert sorted(run.checkpoints) == sorted([0, *group.dtypes])
+
+
+def test_histories_are_those_of_the_shipped_networks():
+    # Half precision rounds logits by about 1e-3; eight bits by some 1e-2.
+    for seed in (0, 13):
+        run = modular.load_transformer(SHIPPED / f"seed_{seed:02d}.safetensors")
+        for step in set(run.checkpoints) & {0, 650, 4000, 8000}:
+            logits, where = run.at(step)(run.inputs)[:, :29], run.history["step"].index(step)
+            for part, mask in {"train": run.train, "test": ~run.train}.items():
+                loss = torch.nn.functional.cross_entropy(logits[mask], run.targets[mask]).item()
+                right = (logits[mask].argmax(1) == run.targets[mask]).double().mean().item()
+                slack = 0.1 if step == 650 else 0.02
+                kept = {name: run.history[f"{part} {name}"][where] for name in ("loss", "accuracy")}
+                assert loss == pytest.approx(kept["loss"], rel=slack, abs=1e-6), (seed, step, part)
+                assert right == pytest.approx(kept["accuracy"], abs=slack), (seed, step, part)
+
+
+def test_first_epochs_are_those_of_the_shipped_histories():
+    runs = dict(zip((2, 13), modular.train_transformer_seeds([2, 13], epochs=60), strict=True))
+
+    def matches(run: modular.ModularRun, seed: int) -> bool:
+        shipped = read_run(SHIPPED / f"seed_{seed:02d}.safetensors").history
+        one_pair = {"train accuracy": 1.01 / 420, "test accuracy": 1.01 / 421}
+        return all(
+            values == pytest.approx(shipped[name][:7], rel=1e-3, abs=one_pair.get(name))
+            for name, values in run.history.items()
+        )
+
+    assert matches(runs[2], 2) and matches(runs[13], 13)
+    assert not matches(runs[2], 13) and not matches(runs[13], 2) and not matches(runs[2], 3)
+
+
+def test_a_shipped_checkpoint_is_the_network_that_training_reaches():
+    exact = modular.train_transformer(2, epochs=450).checkpoints[450]
+    shipped = modular.load_transformer(SHIPPED / "seed_02.safetensors").checkpoints
+    for name, W in exact.items():
+        # On the machine that trained them the worst entry is off by 0.5; another rounds the 3000
+        # steps in another way.
+        step = shipped[450][name].abs().amax(-1, keepdim=True) / 127
+        off = (shipped[450][name] - W).abs() / step
+        assert off.max() < 0.75 and off.mean() == pytest.approx(0.25, abs=0.02), name
+        assert ((shipped[650][name] - W).abs() / step).max() > 2
+
+
+# ---------------------------------------------------------------------------- what is stale
+
+
+def test_a_missing_cut_or_foreign_file_is_trained_anew(tiny):
+    checkpoints.main()
+    assert tiny.missing() == []
+    tiny.path(3).unlink()
+    tiny.path(4).write_bytes(tiny.path(4).read_bytes()[:-1])
+    assert tiny.missing() == [3, 4]
+    write_tensors(tiny.path(5), {"x": torch.ones(1)}, {})
+    assert tiny.missing() == [3, 4, 5]
+
+
+def test_a_file_under_another_seeds_name_is_trained_anew(tiny):
+    checkpoints.main()
+    shutil.copy(tiny.path(3), tiny.path(4))
+    assert tiny.missing() == [4]
+
+
+def test_only_what_is_missing_is_trained_and_comes_out_the_same(tiny, capsys):
+    checkpoints.main()
+    files = [tiny.path(seed) for seed in (3, 4, 5)]
+    assert sorted(checkpoints.FOLDER.iterdir()) == files
+    times, size = [f.stat().st_mtime_ns for f in files], sum(f.stat().st_size for f in files)
+    before = read_run(files[1])
+    files[1].unlink()
+    capsys.readouterr()
+    checkpoints.main()
+    out = capsys.readouterr().out
+    assert "training: seeds [4]\n" in out
+    assert f"3 files, {size:,} bytes, in data" in out
+    again = [f.stat().st_mtime_ns for f in files]
+    assert [a == b for a, b in zip(times, again, strict=True)] == [True, False, True]
+    after = read_run(files[1])
+    assert after.about == before.about
+    for step, state in before.checkpoints.items():
+        for name, W in state.items():  # one step of eight bits, at most
+            slack = W.abs().max().item() / 127
+            torch.testing.assert_close(after.checkpoints[step][name], W, rtol=0, atol=slack)
+
+
+def test_files_are_those_of_the_plain_functions(tiny):
+    checkpoints.main()
+    run = modular.train_transformer(3, checkpoints=[4], **TINY)
+    back = modular.load_transformer(tiny.path(3))
+    assert sorted(back.checkpoints) == [0, 4, 12]
+    for name, W in run.checkpoints[12].items():
+        torch.testing.assert_close(back.checkpoints[12][name], W, rtol=2e-3, atol=1e-5)
+        half_a_step = W.abs().max().item() / 127
+        torch.testing.assert_close(
+            back.checkpoints[4][name], run.checkpoints[4][name], rtol=0, atol=half_a_step
+        )
+    for seed in tiny.seeds:
+        about = read_tensors(tiny.path(seed))[1]
+        assert (about["seed"], about["stamp"]) == (str(seed), tiny.stamp())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": TINY | {"lr": 1e-4}},
+        {"settings": TINY | {"epochs": 13}},
+        {"dtypes": {4: torch.float16, 12: torch.float16}},
+        {"dtypes": {4: torch.int8, 11: torch.float16, 12: torch.float16}},
+    ],
+)
+def test_other_settings_or_dtypes_make_files_stale(tiny, change):
+    checkpoints.main()
+    assert dataclasses.replace(tiny, **change).missing() == [3, 4, 5]
+
+
+def test_the_order_of_dtypes_does_not_matter(tiny):
+    turned = dataclasses.replace(tiny, dtypes=dict(reversed(DTYPES.items())))
+    assert turned.stamp() == tiny.stamp()
+
+
+@pytest.fixture
+def copied(tiny, tmp_path, monkeypatch):
+    """A copy of the package's folder that the stamp is taken from."""
+    source = checkpoints.Path(modular.__file__).parent
+    folder = shutil.copytree(source, tmp_path / "package")
+    monkeypatch.setattr(modular, "__file__", str(folder / "__init__.py"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("task.py", "(a + b) % p", "(a - b) % p"),
+        ("transformer.py", "lr: float = 3e-4", "lr: float = 4e-4"),
+        ("transformer.py", ".relu()", ".tanh()"),
+    ],
+)
+def test_a_change_of_the_code_makes_files_stale(tiny, copied, name, old, new):
+    checkpoints.main()
+    text = (copied / name).read_text()
+    assert old in text
+    (copied / name).write_text(text.replace(old, new, 1))
+    assert tiny.missing() == [3, 4, 5]
+
+
+def test_comments_docstrings_and_the_other_network_do_not(tiny, copied):
+    before = tiny.stamp()
+    for name in checkpoints.CODE:
+        text = (copied / name).read_text()
+        changed, many = re.subn(r'(?m)^( *)"""(?=\w)', r'\1# A comment.\n\1"""In short: ', text)
+        assert many >= 4
+        (copied / name).write_text(changed)
+    (copied / "mlp.py").write_text("1")
+    assert tiny.stamp() == before
+
+
+# ---------------------------------------------------------------------------- the command
+
+
+def test_the_list_trains_nothing(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["checkpoints.py", "--list"])
+    forbid_training(monkeypatch)
+    checkpoints.main()
+    assert "to train: seeds [3, 4, 5]" in capsys.readouterr().out
+    assert not checkpoints.FOLDER.exists() and tiny.missing() == [3, 4, 5]
+
+
+def test_what_is_up_to_date_is_not_trained_again(tiny, monkeypatch, capsys):
+    checkpoints.main()
+    forbid_training(monkeypatch)
+    capsys.readouterr()
+    checkpoints.main()
+    assert "train" not in capsys.readouterr().out
+
+
+def test_an_interrupted_command_goes_on_where_it_was(tiny, monkeypatch, tmp_path):
+    checkpoints.main()
+    whole = {seed: read_tensors(tiny.path(seed)) for seed in tiny.seeds}
+    shutil.rmtree(checkpoints.FOLDER)
+    monkeypatch.setattr(transformer, "SAVE_EVERY", 5)
+    plain, calls = transformer._Training.one_epoch, []
+
+    def one_epoch(training):
+        calls.append(training.epoch)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        plain(training)
+
+    monkeypatch.setattr(transformer._Training, "one_epoch", one_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.main()
+    assert tiny.missing() == [3, 4, 5]
+    (left,) = (tmp_path / "_build" / "checkpoints").iterdir()
+    calls[:] = [None] * 8
+    tiny.train([4])  # another training does not go on from this file, nor stumble over it
+    assert left.exists()
+    tiny.path(4).unlink()
+    calls[:] = [None] * 8
+    checkpoints.main()
+    assert calls[8:] == list(range(5, 12))
+    assert tiny.missing() == [] and not left.exists()
+    for seed, (tensors, about) in whole.items():
+        again, other = read_tensors(tiny.path(seed))
+        assert about == other
+        torch.testing.assert_close(again, tensors, rtol=0, atol=0, equal_nan=True)
