@@ -23,7 +23,12 @@ from .infinite_width import InfiniteWidth, relu_ntk
 from .jacobian import jacobian
 from .kernel import empirical_ntk, flatten_kernel
 from .operator import NTKOperator
-from .regression import gradient_flow, kernel_regression, linearised
+from .regression import (
+    gradient_flow,
+    kernel_logistic_regression,
+    kernel_regression,
+    linearised,
+)
 from .rotation import (
     Blocks,
     KernelRotation,
@@ -67,6 +72,7 @@ __all__ = [
     "joint_blocks",
     "kernel_alignment",
     "kernel_drift",
+    "kernel_logistic_regression",
     "kernel_regression",
     "kernel_rotation",
     "kernel_target_alignment",

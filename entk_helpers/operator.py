@@ -80,19 +80,29 @@ class NTKOperator:
     def compress(self, Q: Float[Tensor, "N q"]) -> Float[Tensor, "C C q q"]:
         """Q^T K_cd Q for every pair of classes: the kernel as seen from a subspace of points.
 
-        Costs q * C products, q at a time. Entry [c, d, k, l] is the inner product under K_cd of
-        columns k and l of Q.
+        Costs q * C products with J^T, whose results are kept, (q * C, P); where `memory` does not
+        allow it, as many with K. Entry [c, d, k, l] is the inner product under K_cd of columns k and
+        l of Q.
         """
         n = self._problem.n_points
         c = self._problem.n_outputs
         if Q.dim() != 2 or len(Q) != n or not Q.numel():
             raise ValueError(f"Q must have shape ({n}, q), one row a point, got {tuple(Q.shape)}")
         Q = require_finite(Q, "Q").detach().to(self.device, self.dtype)
+        only = Q.new_zeros(n, c, Q.shape[1])
+
+        def of_class(d: int) -> Tensor:
+            """Q at output d, zero at the others, (N*C, q)."""
+            only.zero_()[:, d] = Q
+            return only.flatten(0, 1)
+
+        if 2 * c * Q.shape[1] * self.n_parameters * self.dtype.itemsize <= self._memory:
+            gradients = torch.stack([self.vjp(of_class(d)).T for d in range(c)])  # (C, q, P)
+            gram = gradients.flatten(0, 1) @ gradients.flatten(0, 1).T
+            return gram.unflatten(0, (c, -1)).unflatten(2, (c, -1)).transpose(1, 2)
         rows = []
         for d in range(c):
-            only = Q.new_zeros(n, c, Q.shape[1])
-            only[:, d] = Q
-            image = (self @ only.flatten(0, 1)).unflatten(0, (n, c))
+            image = (self @ of_class(d)).unflatten(0, (n, c))
             rows.append(torch.einsum("nck,nl->clk", image, Q))
         return torch.stack(rows, dim=1)
 

@@ -9,10 +9,11 @@ comes back. All linear algebra is done in float64.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .inputs import Inputs, call, each, require_finite
@@ -50,6 +51,66 @@ def kernel_regression(
         return (vectors @ (inverse[:, None] * (vectors.T @ Y)))[None]
 
     return _predict(K, targets, K_test, coefficients)[0]
+
+
+def kernel_logistic_regression(
+    K: Tensor,
+    labels: Int[Tensor, " n"],
+    K_test: Tensor | None = None,
+    *,
+    penalty: float,
+) -> Float[Tensor, "M C"]:
+    """Return logits at M points: the function that K allows and cross-entropy prefers.
+
+    Minimises the sum over the N points of the cross-entropy plus (penalty / 2) sum_c |f_c|_K^2,
+    with |f|_K the norm of the kernel's function space; no intercept. What `kernel_regression`
+    is to squared loss. `labels` are 0 .. C-1, each of them at least once; K and K_test as there,
+    one kernel for all outputs. scikit-learn's `LogisticRegression` on the kernel's own features.
+
+    Raises ValueError as `kernel_regression` does, for labels with a class left out and for a
+    penalty that is not positive; RuntimeError where the optimiser does not converge.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    classes = labels.unique()
+    n_classes = len(classes)
+    if n_classes < 2 or classes.tolist() != list(range(n_classes)):
+        raise ValueError(
+            f"labels must contain each of 0 .. C-1, two or more, got {classes.tolist()}"
+        )
+    if not 0 < penalty < float("inf"):
+        raise ValueError(f"penalty is {penalty}; give a positive number")
+    if K.dim() != 2:
+        raise ValueError(
+            f"K must have shape (N, N), one kernel for all outputs, got {tuple(K.shape)}"
+        )
+    _check(K, torch.zeros(len(labels), 1), K_test)
+    values, vectors = _eigh(K.detach().double(), torch.finfo(K.dtype).eps)
+    size = values.mean().item()
+    root, vectors = values[values > 0].sqrt(), vectors[:, values > 0]
+    features = vectors * root if K_test is None else K_test.detach().to(vectors) @ vectors / root
+    if not len(root):
+        return features.new_zeros(len(features), n_classes)
+    seen = vectors * (root / size**0.5)  # of size one, as the optimiser's tolerance is absolute
+    # With two classes scikit-learn has one weight vector, the difference of ours.
+    fit = LogisticRegression(
+        C=(2 if n_classes == 2 else 1) * size / penalty,
+        fit_intercept=False, solver="newton-cg", tol=1e-12, max_iter=1000,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what matters is judged below
+        fit.fit(seen.cpu().numpy(), labels.cpu().numpy())
+    weights = torch.from_numpy(fit.coef_).to(features)
+    if n_classes == 2:
+        weights = torch.cat([-weights, weights]) / 2
+    # The loss curves upward by the penalty or more: the minimum is within slope / penalty.
+    wrong = (seen @ weights.T).softmax(1) - nn.functional.one_hot(labels.to(K.device).long())
+    slope = wrong.T @ seen + penalty / size * weights
+    if slope.norm() > 1e-3 * penalty / size * weights.norm() + 1e-12 * seen.norm():
+        raise RuntimeError(
+            f"logistic regression with penalty {penalty} did not converge; give more"
+        )
+    return features @ (weights / size**0.5).T
 
 
 def gradient_flow(

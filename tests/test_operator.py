@@ -88,6 +88,58 @@ def test_a_tiny_budget_makes_graphs_anew_and_gives_the_same_products():
     close(scant.jvp(v), generous.jvp(v))
 
 
+def compressed(K, Q):
+    """Q^T K_cd Q from the kernel written out, (N, N, C, C)."""
+    return torch.einsum("nk,nmcd,ml->cdkl", Q, K, Q)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("name", ["tied transformer", "convolutions", "raw parameters"])
+def test_compressed_kernels_are_those_of_the_dense_kernel_by_both_routes(name, width, monkeypatch):
+    model, x = build(name, n=5)
+    classes = model(x).shape[1]
+    options = dict(class_weight=1 + noise(classes).square())
+    Q = noise(5, width)
+    expected = compressed(empirical_ntk(model, x, reduce="full", **options), Q)
+    gradients = NTKOperator(model, x, **options)
+    close(gradients.compress(Q), expected)
+    assert gradients.matvecs == 0
+    products = NTKOperator(model, x, **options)
+    products._memory = 2 * classes * width * products.n_parameters * 8 - 1
+    monkeypatch.setattr(products, "vjp", None)
+    close(products.compress(Q), expected)
+    assert products.matvecs == width * classes
+
+
+def test_the_least_memory_that_an_operator_takes_is_enough_to_compress():
+    model, x = build("tied transformer", n=5)
+    with pytest.raises(ValueError, match="one point needs about") as refusal:
+        NTKOperator(model, x, memory=1)
+    need = int(str(refusal.value).split("about ")[1].split()[0].replace(",", ""))
+    Q = noise(5, 5)
+    scant = NTKOperator(model, x, memory=need)
+    close(scant.compress(Q), compressed(empirical_ntk(model, x, reduce="full"), Q))
+    assert scant._kept is None and scant.matvecs == 35
+
+
+def test_compression_takes_some_parameters_and_columns_in_another_dtype():
+    model, x = build("tied transformer", n=4)
+    K = empirical_ntk(model, x, reduce="full", params="O")
+    for Q in (torch.eye(4)[:, :2], noise(2, 4).T):
+        found = NTKOperator(model, x, params="O").compress(Q)
+        close(found, compressed(K, Q.double()))
+        close(found, found.permute(1, 0, 3, 2))
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 2), (6, 0), (6, 2, 1)])
+def test_columns_that_do_not_fit_are_refused(shape):
+    K = NTKOperator(*build("raw parameters"))
+    with pytest.raises(ValueError, match=r"Q must have shape \(6, q\), one row a point, got"):
+        inspect.unwrap(type(K).compress)(K, torch.ones(shape))
+    with pytest.raises(ValueError, match="Q holds 2 NaN"):
+        K.compress(torch.full((6, 2), torch.nan).masked_fill(torch.arange(6)[:, None] > 0, 1.0))
+
+
 def test_a_model_with_control_flow_is_right():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -15,6 +15,7 @@ from entk_helpers import (
     flatten_kernel,
     gradient_flow,
     jacobian,
+    kernel_logistic_regression,
     kernel_regression,
     linearised,
 )
@@ -306,3 +307,92 @@ def test_times_and_steps_that_mean_nothing_are_refused():
             gradient_flow(K, Y, [1.0], step=step)
     with pytest.raises(ValueError, match="step is 100"):
         gradient_flow(K, Y, [1.0], step=100.0)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+def test_logistic_regression_is_the_minimum_over_functions_of_the_kernel(n_classes):
+    K, K_test = kernels(n=20, m=6, rank=8)
+    labels = torch.arange(20) % n_classes
+    logits = kernel_logistic_regression(K, labels, K_test, penalty=0.3)
+    inside = kernel_logistic_regression(K, labels, penalty=0.3)
+    # f = K a: |f_c|_K^2 = a_c^T K a_c. At the minimum the gradient for the function vanishes.
+    a = torch.linalg.pinv(K, rtol=1e-12) @ inside
+    slope = (inside.softmax(1) - torch.nn.functional.one_hot(labels, n_classes)) + 0.3 * a
+    assert (K @ slope).abs().max() < 1e-6 * (K @ (0.3 * a)).abs().max()
+    assert_close(K_test @ a, logits, rtol=1e-6, atol=1e-8)
+
+
+def test_logistic_regression_on_a_linear_kernel_is_that_on_the_features():
+    X, labels = random(30, 4), torch.arange(30) % 3
+    weights = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=500, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = torch.nn.functional.cross_entropy(X @ weights.T, labels, reduction="sum")
+        value = value + 0.5 * weights.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    got = kernel_logistic_regression(X @ X.T, labels, penalty=1.0)
+    assert_close(got, (X @ weights.T).detach(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_logistic_regression_does_not_depend_on_the_unit_of_the_kernel(scale, n_classes):
+    (K, K_test), labels = kernels(n=20, m=6, rank=8), torch.arange(20) % n_classes
+    logits = kernel_logistic_regression(K, labels, K_test, penalty=0.3)
+    found = kernel_logistic_regression(scale * K, labels, scale * K_test, penalty=scale * 0.3)
+    assert_close(found, logits, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1e-3, 1e-6])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_logistic_regression_of_separable_labels_goes_as_far_as_the_penalty_lets_it(
+    n_classes, penalty
+):
+    X = random(40, 3)
+    K, labels = X @ X.T, X[:, :n_classes].argmax(1)
+    logits = kernel_logistic_regression(K, labels, penalty=penalty)
+    # At the minimum f = K a with a = (one_hot - softmax) / penalty.
+    a = (torch.nn.functional.one_hot(labels, n_classes) - logits.softmax(1)) / penalty
+    assert_close(K @ a, logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item())
+
+
+def test_logistic_regression_of_a_float32_kernel_of_low_rank_is_that_in_float64():
+    X, new, labels = random(60, 5), random(9, 5, seed=1), torch.arange(60, dtype=torch.int32) % 3
+    exact = kernel_logistic_regression(X @ X.T, labels, new @ X.T, penalty=0.1)
+    single = kernel_logistic_regression((X @ X.T).float(), labels, (new @ X.T).float(), penalty=0.1)
+    assert single.dtype == torch.float64
+    assert_close(single, exact, rtol=1e-4, atol=1e-4)
+
+
+def test_logistic_regression_with_nothing_to_go_by_is_even():
+    labels = torch.arange(6) % 3
+    assert not kernel_logistic_regression(torch.zeros(6, 6), labels, penalty=1.0).any()
+    # The same point under every label.
+    assert kernel_logistic_regression(torch.ones(6, 6), labels, penalty=1e-6).abs().max() < 1e-6
+
+
+def test_logistic_regression_that_does_not_converge_says_so():
+    X = random(40, 2)
+    with pytest.raises(RuntimeError, match="penalty 1e-30 did not converge; give more"):
+        kernel_logistic_regression(X @ X.T, (X[:, 0] > 0).long(), penalty=1e-30)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.tensor([0, 0, 2, 2, 0, 2, 0])}, r"each of 0 .. C-1.*got \[0, 2\]"),
+        ({"labels": torch.zeros(7, dtype=torch.long)}, "two or more"),
+        ({"penalty": 0.0}, "penalty is 0.0"),
+        ({"K": torch.eye(7)[None]}, r"one kernel for all outputs, got \(1, 7, 7\)"),
+        ({"labels": torch.arange(6) % 2}, r"K has shape \(7, 7\)"),
+    ],
+)
+def test_logistic_regression_names_what_is_wrong(change, message):
+    good = {"K": torch.eye(7), "labels": torch.arange(7) % 2, "penalty": 1.0}
+    with pytest.raises(ValueError, match=message):
+        kernel_logistic_regression(**(good | change))
