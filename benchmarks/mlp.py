@@ -6,17 +6,18 @@ f(x) = W2 (W1 x / sqrt(2p))^2 / H on all N = p^2 one-hot pairs, in float32.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from entk_helpers import empirical_ntk, quadratic_ntk
 from entk_helpers.testbeds.modular import ModularMLP, pairs
 
-from .measure import ROOT, Contender, Measure, Worker, difference
+from .measure import ROOT, Contender, Measure, Outcome, Worker, difference
 from .report import Row, Section, Target
 
 TOLERANCE = 1e-5  # of a float32 kernel, relative to its largest entry
@@ -31,7 +32,7 @@ JAX = ROOT / ".venv-jax"  # made by `make bench`, with versions that work togeth
 class Problem:
     """A network and its points."""
 
-    model: ModularMLP
+    model: nn.Module
     x: Tensor
 
 
@@ -99,21 +100,26 @@ def run(measure: Measure, threads: int, *, smoke: bool = False, **_: bool) -> li
     if worker := neural_tangents(smoke):
         field.append(worker)
     outcomes = [measure(contender) for contender in field]
-    reference = outcomes[0]
-    rows = [
-        Row(
-            _name(contender.name, out.versions),
-            out.seconds, len(out.runs), out.cpu_seconds, out.peak_mb,
-            reference.seconds / out.seconds,
-            float(np.max([difference(out.facts[n], K) for n, K in reference.facts.items()])),
-            TOLERANCE,
-        )
-        for contender, out in zip(field, outcomes, strict=True)
-    ]  # fmt: skip
+    table = rows([contender.name for contender in field], outcomes, TOLERANCE)
     p, width = (SMOKE if smoke else SIZE).values()
     title = f"class-averaged kernel of each tensor, {2 * p}-{width}-{p} MLP on {p * p} points"
     versions = {name: v for out in outcomes for name, v in out.versions.items()}
-    return [Section(KEY, title, threads, rows, targets(*rows[1:3], smoke), versions)]
+    return [Section(KEY, title, threads, table, targets(*table[1:3], smoke), versions)]
+
+
+def rows(names: Sequence[str], outcomes: Sequence[Outcome], tolerance: float) -> list[Row]:
+    """How long each contender took and how far off it is, beside the first of them."""
+    reference = outcomes[0]
+    return [
+        Row(
+            _name(name, out.versions),
+            out.seconds, len(out.runs), out.cpu_seconds, out.peak_mb,
+            reference.seconds / out.seconds,
+            float(np.max([difference(out.facts[n], K) for n, K in reference.facts.items()])),
+            tolerance,
+        )
+        for name, out in zip(names, outcomes, strict=True)
+    ]  # fmt: skip
 
 
 def _name(name: str, versions: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -17,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 def benchmarks(monkeypatch):
     """The command as a function and its parts; its processes find it by sys.path."""
     monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import __main__, mlp, report, spectrum
-    from benchmarks.measure import measuring
+    from benchmarks import __main__, measure, mlp, report, spectrum, transformer
 
     monkeypatch.setattr(mlp, "JAX", ROOT / "no-such-environment")
-    return dict(main=__main__.main, measuring=measuring, mlp=mlp, report=report, spectrum=spectrum)
+    parts = dict(measure=measure, mlp=mlp, report=report, spectrum=spectrum)
+    return parts | dict(main=__main__.main, transformer=transformer)
 
 
 def test_the_command_measures_everything_and_all_contenders_agree(tmp_path):
@@ -32,7 +33,7 @@ def test_the_command_measures_everything_and_all_contenders_agree(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     stored = json.loads(file.read_text())
-    assert [section["key"] for section in stored["sections"]] == ["a", "b", "c"]
+    assert [section["key"] for section in stored["sections"]] == [*"abcddd"]
     for section in stored["sections"]:
         assert section["title"] in done.stdout
         for row in section["rows"]:
@@ -59,6 +60,44 @@ def test_a_contender_with_another_answer_fails_the_run(benchmarks, monkeypatch, 
     # Without its environment, neural-tangents is left out, and one line says so.
     assert "neural-tangents" not in printed.out
     assert len([line for line in printed.err.splitlines() if "left out" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("summed-output", {"seed": 1}),
+        ("class-averaged", {"seed": 1}),
+        ("training", {"lr": 4e-4}),
+    ],
+)
+def test_another_transformer_or_training_fails_the_run(
+    benchmarks, monkeypatch, capsys, what, change
+):
+    transformer = benchmarks["transformer"]
+    reference, *_, ours = transformer.contenders(smoke=True)[what]
+    other = replace(ours, size=ours.size | change)
+    monkeypatch.setattr(transformer, "contenders", lambda smoke: {what: [reference, other]})
+    assert benchmarks["main"](["--smoke", "--only", "d", "--repeats", "1"]) == 1
+    printed = capsys.readouterr()
+    (wrong,) = [line for line in printed.out.splitlines() if "DISAGREES" in line]
+    assert ours.name in wrong and f"(d) {ours.name}" in printed.err
+
+
+@pytest.mark.parametrize(("late", "met"), [(-0.1, True), (0.1, False)])
+def test_kernels_of_the_transformer_have_a_time_to_keep(benchmarks, late, met):
+    aims = benchmarks["transformer"].AIMS
+
+    def measure(contender):
+        reduce = getattr(contender.solve, "keywords", {}).get("reduce")
+        took = late + aims["summed-output" if reduce == "pseudo" else "class-averaged"]
+        return benchmarks["measure"].Outcome((took,), (took,), 1.0, {"W_E": np.eye(3)})
+
+    *kernels, training = benchmarks["transformer"].run(measure, threads=1)
+    assert [[target.met for target in section.targets] for section in kernels] == [[met], [met]]
+    assert not training.targets
+    # Ten seeds of 20 epochs, each of 7 batches: 420 pairs, 64 at a time.
+    took = 30 + late
+    assert {row.note for row in training.rows} == {f"{took / 1400 * 1e3:.2f} ms a step and seed"}
 
 
 WORKER = """\
@@ -116,7 +155,7 @@ def test_a_wrong_answer_from_another_environment_fails_the_run(benchmarks, worke
 def test_a_crash_in_another_environment_is_not_passed_over(benchmarks, worker):
     worker(code="'out of luck'")
     with (
-        benchmarks["measuring"](threads=1, repeats=1) as measure,
+        benchmarks["measure"].measuring(threads=1, repeats=1) as measure,
         pytest.raises(SystemExit, match="neural-tangents: out of luck"),
     ):
         measure(benchmarks["mlp"].neural_tangents(smoke=True))
