@@ -129,19 +129,19 @@ class NTKOperator:
         parts = [graph.push(v) for _, graph in self._graphs()]
         return torch.cat(parts, dim=1) * self._weight
 
-    def _graphs(self) -> Iterator[tuple[slice, _Graph]]:
+    def _graphs(self) -> Iterator[tuple[slice, Graph]]:
         return iter([self._kept]) if self._kept else self._fresh_graphs()
 
-    def _fresh_graphs(self) -> Iterator[tuple[slice, _Graph]]:
+    def _fresh_graphs(self) -> Iterator[tuple[slice, Graph]]:
         start = 0
         for block in self._problem.blocks(self._step):
-            graph = _Graph.record(self._problem, self._live, block)
+            graph = Graph.record(self._problem, self._live, block)
             yield slice(start, start + graph.outputs.numel()), graph
             start += graph.outputs.numel()
 
 
 @dataclass(frozen=True)
-class _Graph:
+class Graph:
     """Autograd's record of one block of points, ready for J^T u and J v.
 
     J^T u is linear in u, so its own derivative by u, applied to v, is J v: both directions
@@ -154,7 +154,9 @@ class _Graph:
     gradients: list[Tensor]
 
     @classmethod
-    def record(cls, problem: Problem, live: dict[str, Tensor], block: Inputs) -> _Graph:
+    def record(cls, problem: Problem, live: dict[str, Tensor], block: Inputs) -> Graph:
+        """The record of a model's outputs at a block of points."""
+
         def at(point: Inputs) -> Tensor:
             return problem(live, point)
 
@@ -162,11 +164,12 @@ class _Graph:
             return torch.stack([at(take(block, i)) for i in range(len(leaves(block)[0]))])
 
         return vectorised(
-            lambda: cls._of(lambda: vmap(at)(block), live), otherwise=lambda: cls._of(loop, live)
+            lambda: cls.of(lambda: vmap(at)(block), live), otherwise=lambda: cls.of(loop, live)
         )
 
     @classmethod
-    def _of(cls, forward: Callable[[], Tensor], live: dict[str, Tensor]) -> _Graph:
+    def of(cls, forward: Callable[[], Tensor], live: dict[str, Tensor]) -> Graph:
+        """The record of what `forward` makes of the live tensors, (n*C,) when flattened."""
         with torch.enable_grad():
             outputs = forward().flatten()
             dual = torch.zeros_like(outputs, requires_grad=True)
@@ -196,7 +199,7 @@ class _Graph:
 
     def pull(self, u: Tensor) -> Tensor:
         """(k, n*C) -> (k, P)."""
-        return _flat(_batched_grad([self.outputs], self.live, [u]), len(u))
+        return _flat(batched_grad([self.outputs], self.live, [u]), len(u))
 
     def push(self, v: Tensor) -> Tensor:
         """(k, P) -> (k, n*C)."""
@@ -205,10 +208,10 @@ class _Graph:
             piece.reshape(len(v), *p.shape)
             for piece, p in zip(v.split(sizes, dim=1), self.live, strict=True)
         ]
-        return _batched_grad(self.gradients, [self.dual], pieces)[0]
+        return batched_grad(self.gradients, [self.dual], pieces)[0]
 
 
-def _batched_grad(
+def batched_grad(
     outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]
 ) -> list[Tensor]:
     """Vector-Jacobian products for k cotangents (k, *shape) at once; zero where unconnected."""

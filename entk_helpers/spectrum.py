@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.linalg
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
 from .inputs import require_finite
 from .progress import progress_bar
+from .storage import read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,7 @@ def top_eigenpairs(
     block: int = 4,
     seed: int = 0,
     progress: bool = False,
+    resume: Path | str | None = None,
 ) -> Eigenpairs:
     """Return the k largest eigenpairs of a symmetric positive semi-definite operator.
 
@@ -170,12 +176,16 @@ def top_eigenpairs(
         max_matvecs: budget of products, never exceeded; default 1000 + 100 k.
         block: columns multiplied at once.
         seed: of the random start. The caller's random state is left alone.
-        progress: show products and the worst residual in the terminal.
+        progress: show products, the worst residual and the time left in the terminal.
+        resume: a safetensors file where the state is kept from time to time, and which a run that
+            was cut off goes on from, bit for bit; removed at the end. In a process group of
+            `torch.distributed` the first process writes it, and all must see it.
 
     Raises:
         NotConverged: the budget is spent; carries the partial pairs.
         ValueError: k or another argument out of range, a shape that is not square, an
-            operator that is not symmetric or gives NaN.
+            operator that is not symmetric or gives NaN, a file to resume that is of another
+            operator or of other arguments.
     """
     n = _square(operator)
     k = _check_k(k, n, "the size of the operator")
@@ -192,7 +202,13 @@ def top_eigenpairs(
     with progress_bar(budget, "Lanczos", show=progress) as bar:
         A = _Counted(operator, n, seed, bar)
         _require_symmetric(A)
-        return _block_lanczos(A, k, tol, budget, block)
+        path = None if resume is None else Path(resume)
+        about = {"n": n, "k": k, "block": block, "seed": seed, "dtype": str(A.dtype)}
+        state = _State.start(A, block) if path is None else _State.load(path, A, about, block)
+        pairs = _block_lanczos(A, state, k, tol, budget, block, _Saver(path, about))
+        if path is not None and _first_process():
+            path.unlink(missing_ok=True)
+        return pairs
 
 
 def cliffs(
@@ -249,7 +265,9 @@ def _relative_drops(v: Tensor, window: int) -> Tensor:
     return torch.where(drops > 0, drops / mean, 0.0)
 
 
-def _block_lanczos(A: _Counted, k: int, tol: float, budget: int, block: int) -> Eigenpairs:
+def _block_lanczos(
+    A: _Counted, state: _State, k: int, tol: float, budget: int, block: int, save: _Saver
+) -> Eigenpairs:
     """Rayleigh-Ritz on a growing block Krylov space; Q orthonormal, AQ its image.
 
     The image is stored, so residuals are measured and not inferred, and random columns
@@ -257,26 +275,26 @@ def _block_lanczos(A: _Counted, k: int, tol: float, budget: int, block: int) -> 
     """
     # Room for twice what is wanted makes restarts rare; with Q and AQ, memory is 2 n most.
     most = min(A.n, max(2 * k + 4 * block, 60))
-    Q, AQ = A.random(0), A.random(0)
-    fresh, known = A.random(block), None
+    Q, AQ, fresh, known = state.Q, state.AQ, state.fresh, state.known
     while True:
-        fresh = _orthonormal(fresh, Q, min(fresh.shape[1], A.n - Q.shape[1]), A)
+        fresh = A.agreed(_orthonormal(fresh, Q, min(fresh.shape[1], A.n - Q.shape[1]), A))
         image = A(fresh)
         Q, AQ = torch.cat([Q, fresh], dim=1), torch.cat([AQ, image], dim=1)
-        theta, S = _ritz(Q, AQ)
+        theta, S = map(A.agreed, _ritz(Q, AQ))
         everything = Q.shape[1] == A.n
         # Projected now: after a restart this is the direction of every kept pair's residual.
         fresh = image - Q @ (Q.T @ image)
         if Q.shape[1] > k or everything:
             # One pair more than asked for: it tells whether a probe has settled.
             V, AV = Q @ S[:, : k + 1], AQ @ S[:, : k + 1]
-            residuals = (AV - V * theta[: k + 1].to(V)).norm(dim=0).double().cpu()
+            residuals = A.agreed((AV - V * theta[: k + 1].to(V)).norm(dim=0).double().cpu())
             floor = 100 * torch.finfo(A.dtype).eps * theta.abs().max().item()
             goal = torch.clamp(tol * theta[: k + 1].abs(), min=floor)
             pairs = Eigenpairs(
                 theta[:k].to(V), _fix_signs(V[:, :k]), residuals[:k].to(V), A.matvecs
             )
             converged = bool((residuals[:k] <= goal[:k]).all())
+            A.show((residuals[:k] / theta[:k].abs().clamp(min=floor)).max().item(), tol)
             settled = everything or bool(residuals[k] <= max(0.01 * theta[k].abs(), floor))
             if converged and (everything or (known is not None and settled)):
                 if everything or bool((theta[:k] <= known + goal[:k]).all()):
@@ -291,6 +309,7 @@ def _block_lanczos(A: _Counted, k: int, tol: float, budget: int, block: int) -> 
         if Q.shape[1] + block > most and Q.shape[1] > k + block:
             keep = S[:, : k + block].to(Q)
             Q, AQ = Q @ keep, AQ @ keep
+        save(_State(Q, AQ, fresh, known), A)
 
 
 def _above_floor(pairs: Eigenpairs, floor: float) -> Eigenpairs:
@@ -339,6 +358,73 @@ def _orthonormal(V: Tensor, Q: Tensor, columns: int, A: _Counted) -> Tensor:
     return torch.cat([V, more], dim=1)
 
 
+@dataclass(frozen=True)
+class _State:
+    """What Lanczos goes on from: the basis, its image, the next columns, values known before."""
+
+    Q: Tensor
+    AQ: Tensor
+    fresh: Tensor
+    known: Tensor | None
+
+    @classmethod
+    def start(cls, A: _Counted, block: int) -> _State:
+        return cls(A.random(0), A.random(0), A.random(block), None)
+
+    @classmethod
+    def load(cls, path: Path, A: _Counted, about: dict, block: int) -> _State:
+        """The kept state; a fresh one where there is none."""
+        if not path.exists():
+            return cls.start(A, block)
+        tensors, notes = read_tensors(path)
+        theirs = json.loads(notes.get("about", "null"))
+        if theirs != about:
+            raise ValueError(f"resume={str(path)!r} was made by {theirs}, not {about}; remove it")
+        state = cls(
+            *(tensors[key].to(A.device) for key in ("Q", "AQ", "fresh")), tensors.get("known")
+        )
+        if state.Q.shape[1]:
+            image = A(state.Q[:, :1])
+            apart = (image - state.AQ[:, :1]).norm() / image.norm()
+            if apart > 1e4 * torch.finfo(A.dtype).eps:
+                raise ValueError(
+                    f"resume={str(path)!r} belongs to another operator (their images of one vector "
+                    f"differ by {apart:.1g} of their norm); remove it to start anew"
+                )
+        A.restore(tensors["generator"], int(notes["matvecs"]))
+        return state
+
+
+SAVE_EVERY = 60.0
+"""Seconds between two writes of a state that can be resumed."""
+
+
+class _Saver:
+    """Writes a state now and then; only the first of several processes does."""
+
+    def __init__(self, path: Path | None, about: dict):
+        self._path = path if _first_process() else None
+        self._about, self._written = json.dumps(about), time.monotonic()
+
+    def __call__(self, state: _State, A: _Counted) -> None:
+        if self._path is None or time.monotonic() - self._written < SAVE_EVERY:
+            return
+        tensors = {
+            "Q": state.Q,
+            "AQ": state.AQ,
+            "fresh": state.fresh,
+            "generator": A.generator_state,
+        }
+        if state.known is not None:
+            tensors["known"] = state.known
+        write_tensors(self._path, tensors, {"about": self._about, "matvecs": str(A.matvecs)})
+        self._written = time.monotonic()
+
+
+def _first_process() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
 class _Counted:
     """An operator that counts its products, checks them, and draws vectors that fit it."""
 
@@ -347,6 +433,7 @@ class _Counted:
         self._operator, self._bar = operator, bar
         self._numpy = dtype is not None and not isinstance(dtype, torch.dtype)
         self._generator = torch.Generator().manual_seed(seed)
+        self._first: tuple[int, float] | None = None
         self.n, self.matvecs = n, 0
         self.dtype = dtype if isinstance(dtype, torch.dtype) else torch.float64
         self.device = "cpu" if self._numpy else getattr(operator, "device", "cpu")
@@ -360,6 +447,35 @@ class _Counted:
                 f"operator @ v must have shape {tuple(v.shape)}, got {tuple(out.shape)}"
             )
         return require_finite(out.to(v), "operator @ v")
+
+    def agreed(self, v: Tensor) -> Tensor:
+        """What the first of several processes found, where an operator is shared between them.
+
+        Rounding differs between processes, and where singular values are equal it decides the
+        vectors; left alone, the processes would multiply different things.
+        """
+        agree = getattr(self._operator, "agreed", None)
+        return v if agree is None else agree(v)
+
+    @property
+    def generator_state(self) -> Tensor:
+        return self._generator.get_state()
+
+    def restore(self, generator: Tensor, matvecs: int) -> None:
+        """Go on as the run that kept this state would have."""
+        self._generator.set_state(generator.cpu())
+        self.matvecs = matvecs
+        self._bar.update(matvecs - self._bar.n)
+
+    def show(self, worst: float, tol: float) -> None:
+        """Tell the worst residual, and how many products are left if it goes on falling so."""
+        self._bar.set_postfix(residual=f"{worst:.0e}", refresh=False)
+        worst = max(worst, 1e-300)
+        self._first = self._first or (self.matvecs, worst)
+        done, fall = self.matvecs - self._first[0], math.log(self._first[1] / worst)
+        if fall > 0:
+            left = max(max(math.log(worst / tol), 0.0) * done / fall, 1.0)
+            self._bar.total = self.matvecs + math.ceil(left)
 
     def random(self, columns: int) -> Tensor:
         v = torch.randn(self.n, columns, generator=self._generator, dtype=torch.float64)

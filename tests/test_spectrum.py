@@ -8,6 +8,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from torch.testing import assert_close
 
+from entk_helpers import spectrum
 from entk_helpers.spectrum import (
     NotConverged,
     cliffs,
@@ -15,6 +16,7 @@ from entk_helpers.spectrum import (
     gram_eigenpairs,
     top_eigenpairs,
 )
+from entk_helpers.storage import read_tensors, write_tensors
 from entk_helpers.testbeds import tms
 
 
@@ -356,3 +358,130 @@ def test_the_budget_of_products_is_never_exceeded(k, block, budget):
     except NotConverged as stopped:
         spent = stopped.pairs.matvecs
     assert spent <= budget
+
+
+class Cut:
+    """A matrix that stops answering after so many calls, as a job that is killed."""
+
+    def __init__(self, A, calls=10**9):
+        self.A, self.shape, self.dtype, self.calls = A, A.shape, A.dtype, calls
+
+    def __matmul__(self, v):
+        self.calls -= 1
+        if self.calls < 0:
+            raise KeyboardInterrupt
+        return self.A @ v
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Where a state is kept after every step."""
+    monkeypatch.setattr(spectrum, "SAVE_EVERY", 0.0)
+    return tmp_path / "deep" / "state"
+
+
+def stopped(A, path, calls, k=6, **options):
+    """Run until the operator has been called so often; the state stays behind."""
+    with pytest.raises(KeyboardInterrupt):
+        top_eigenpairs(Cut(A, calls), k, resume=path, **options)
+    assert path.exists()
+
+
+# The second has copies to be looked for after convergence, the third restarts on the way.
+RESUMED = {
+    "decay": (SPECTRA["decay"], 6, {}),
+    "repeated": (SPECTRA["multiplicity of 12"], 14, {}),
+    "restarts": (1 / (1 + np.arange(200.0)) ** 0.2, 6, dict(max_matvecs=4000)),
+    "all of it": (SPECTRA["step"][:30], 30, {}),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_solve_that_was_cut_off_gives_the_same_bits_as_one_that_was_not(name, dtype, kept):
+    values, k, options = RESUMED[name]
+    A = matrix(values).to(dtype)
+    options = options | dict(tol=1e-9 if dtype == torch.float64 else 1e-4)
+    whole = Cut(A)
+    straight = top_eigenpairs(whole, k, **options)
+    assert not kept.exists()
+    last = 10**9 - whole.calls
+    for calls in sorted({3, last // 2, last * 3 // 4, last - 1}):
+        stopped(A, kept, calls, k, **options)
+        rest = Cut(A)
+        pairs = top_eigenpairs(rest, k, resume=str(kept), **options)
+        # What was done is not done again, but for one product of the symmetry and one of the file.
+        assert 10**9 - rest.calls <= last - calls + 3
+        assert pairs.matvecs == straight.matvecs
+        for one, other in ((pairs.values, straight.values), (pairs.vectors, straight.vectors)):
+            assert torch.equal(one, other)
+        assert list(kept.parent.iterdir()) == []
+
+
+def test_a_solve_may_be_cut_off_again_and_again(kept):
+    A = matrix(SPECTRA["slow decay"])
+    straight = top_eigenpairs(A, 5, tol=1e-8)
+    for _ in range(3):
+        stopped(A, kept, 5, 5, tol=1e-8)
+    assert int(read_tensors(kept)[1]["matvecs"]) > 20
+    assert torch.equal(top_eigenpairs(A, 5, tol=1e-8, resume=kept).vectors, straight.vectors)
+
+
+def test_a_state_survives_a_solve_that_does_not_converge(kept):
+    """With more products, or a coarser tolerance, it goes on from there."""
+    A = matrix(SPECTRA["slow decay"])
+    with pytest.raises(NotConverged):
+        top_eigenpairs(A, 6, tol=1e-9, max_matvecs=30, resume=kept)
+    pairs = top_eigenpairs(A, 6, tol=1e-9, max_matvecs=600, resume=kept)
+    assert torch.equal(pairs.vectors, top_eigenpairs(A, 6, tol=1e-9, max_matvecs=600).vectors)
+
+
+def test_a_state_of_another_operator_or_of_other_arguments_is_refused(kept):
+    A = matrix(SPECTRA["decay"])
+    stopped(A, kept, 4)
+    before = kept.read_bytes()
+    others = {
+        "another operator .*remove it": (matrix(SPECTRA["decay"], seed=1), 6, {}),
+        "belongs to another operator": (A * (1 + 1e-6), 6, {}),
+        "'k': 6, .* not .*'k': 5": (A, 5, {}),
+        "'seed': 0.* not .*'seed': 3": (A, 6, dict(seed=3)),
+        "'block': 4.* not .*'block': 2": (A, 6, dict(block=2)),
+        "'n': 80.* not .*'n': 79": (A[:79, :79], 6, {}),
+        "torch.float64.* not .*torch.float32": (A.float(), 6, {}),
+    }
+    for message, (other, k, options) in others.items():
+        with pytest.raises(ValueError, match=message):
+            top_eigenpairs(other, k, resume=kept, **options)
+        assert kept.read_bytes() == before
+
+
+def test_a_state_that_is_none_is_refused(kept):
+    A = matrix(SPECTRA["decay"])
+    stopped(A, kept, 4)
+    whole = kept.read_bytes()
+    for size in (0, 100, len(whole) - 1):
+        kept.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="state is not a whole safetensors file"):
+            top_eigenpairs(A, 6, resume=kept)
+    write_tensors(kept, {"W": torch.ones(3)}, {})
+    with pytest.raises(ValueError, match="was made by None"):
+        top_eigenpairs(A, 6, resume=kept)
+
+
+def test_nothing_is_written_without_a_place_for_it_or_before_its_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    A = matrix(SPECTRA["decay"])
+    top_eigenpairs(A, 6, resume=tmp_path / "deep" / "state")  # done within a minute
+    monkeypatch.setattr(spectrum, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(spectrum, "write_tensors", pytest.fail)
+    top_eigenpairs(A, 6)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["identity", "projector", "decay"])
+def test_progress_is_shown_where_residuals_vanish(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("ENTK_PROGRESS", str(tmp_path / "terminal"))
+    A = matrix(SPECTRA[name])
+    check(top_eigenpairs(A, 6, tol=1e-9, progress=True), A, 1e-8)
+    top_eigenpairs(torch.eye(8, dtype=torch.float64), 3, progress=True)
+    assert "Lanczos" in (tmp_path / "terminal").read_text()
