@@ -1,0 +1,72 @@
+"""Causal language models of Hugging Face: windows of text, the logit kernel, scores of its modes.
+
+`text` cuts windows before words with known tags, `models` says what a model computes at their last
+token, `kernel` multiplies with the logit kernel of a layer, `scores` makes eigenvectors into one
+number for each window and grades these; `study` and `__main__` do all of it for a model on the hub
+(``python -m entk_helpers.language --help``). transformers is imported when a model is used.
+"""
+
+import warnings
+
+# transformers imports tqdm's bars for notebooks, which warn where there are no widgets.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
+from .kernel import LogitKernel  # noqa: E402
+from .models import States, gemma_3_270m_config, last_token_states  # noqa: E402
+from .scores import (  # noqa: E402
+    Grades,
+    Labels,
+    Probe,
+    auroc,
+    average_precision,
+    grade,
+    linear_probe_scores,
+    morphology_labels,
+    pca_scores,
+    probe,
+    random_scores,
+    stratified_halves,
+    table_scores,
+    tag_labels,
+    window_scores,
+)
+from .text import (  # noqa: E402
+    UD_TAGS,
+    Document,
+    TableTagger,
+    Windows,
+    Word,
+    read_conllu,
+    select_windows,
+    write_conllu,
+)
+
+__all__ = [
+    "UD_TAGS",
+    "Document",
+    "Grades",
+    "Labels",
+    "LogitKernel",
+    "Probe",
+    "States",
+    "TableTagger",
+    "Windows",
+    "Word",
+    "auroc",
+    "average_precision",
+    "gemma_3_270m_config",
+    "grade",
+    "last_token_states",
+    "linear_probe_scores",
+    "morphology_labels",
+    "pca_scores",
+    "probe",
+    "random_scores",
+    "read_conllu",
+    "select_windows",
+    "stratified_halves",
+    "table_scores",
+    "tag_labels",
+    "window_scores",
+    "write_conllu",
+]
