@@ -3,8 +3,9 @@
     python book/_tools/checkpoints.py             what `make checkpoints` does
     python book/_tools/checkpoints.py --list      say what would be trained, and train nothing
 
-Training that is interrupted goes on where it was. A file carries a stamp, a SHA-256 over the code
-that trains and the settings; a change to either makes the file out of date.
+Training that is interrupted goes on where it was, or with the seed where it was. What is written
+carries a stamp, a SHA-256 over the code that trains and the settings; a change to either makes it
+out of date.
 """
 
 from __future__ import annotations
@@ -15,20 +16,23 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from chapters import ROOT, canonical
 
-from entk_helpers.testbeds import modular
-from entk_helpers.testbeds.storage import read_tensors
+from entk_helpers.storage import read_tensors
+from entk_helpers.testbeds import grammar, modular
 
 CODE = ("task.py", "transformer.py")
 FOLDER = ROOT / "notebooks" / "data" / "06_modular_transformer"
+GRAMMAR_CODE = ("stories.py", "tokens.py", "model.py")
+GRAMMAR_FOLDER = ROOT / "notebooks" / "data" / "07_grammar"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that are trained side by side; `dtypes` says which epochs are kept, and how."""
+    """Transformers trained side by side; `dtypes` says which epochs are kept, and how."""
 
     seeds: range
     dtypes: dict[int, torch.dtype]
@@ -40,13 +44,8 @@ class Group:
 
     def stamp(self) -> str:
         """SHA-256 over the code and the settings that the files follow from."""
-        package = Path(modular.__file__).parent
-        code = [
-            repr(canonical(ast.parse((package / name).read_text(encoding="utf-8"))))
-            for name in CODE
-        ]
         kept = {step: str(dtype) for step, dtype in sorted(self.dtypes.items())}
-        return hashlib.sha256(json.dumps([code, self.settings, kept]).encode()).hexdigest()
+        return _stamp(modular, CODE, self.settings, kept)
 
     def missing(self) -> list[int]:
         """Seeds whose file is not there, not whole, of another stamp or of another seed."""
@@ -69,18 +68,67 @@ class Group:
             )
 
 
+@dataclass(frozen=True)
+class GrammarGroup:
+    """Small Gemmas trained one after the other, each in a folder of its own."""
+
+    seeds: range
+    settings: dict[str, object]
+
+    def path(self, seed: int) -> Path:
+        """The folder of one run."""
+        return GRAMMAR_FOLDER / f"seed_{seed}"
+
+    def stamp(self) -> str:
+        """SHA-256 over the code and the settings that the folders follow from."""
+        return _stamp(grammar, GRAMMAR_CODE, self.settings)
+
+    def missing(self) -> list[int]:
+        """Seeds whose folder is not there, not whole, of another stamp or of another seed."""
+        stamp = self.stamp()
+        return [s for s in self.seeds if _folder_origin(self.path(s)) != (stamp, s)]
+
+    def train(self, seeds: list[int]) -> None:
+        """Train these seeds and write their folders."""
+        for seed in seeds:
+            run = grammar.train(seed, progress=True, **self.settings)
+            grammar.save(self.path(seed), run, seed=seed, stamp=self.stamp(), **self.settings)
+
+
 # Twice as long as the paper's 4000 epochs, which not all seeds need to grok. The way there is kept
 # for the seeds 0-9, in 8 bits; the seeds 10-19 are there to check what was seen on the first.
 LONG = {"epochs": 8000}
 ENDS = {4000: torch.float16, 8000: torch.float16}
 WAY = dict.fromkeys((450, 650, 900, 1250, 1750, 2400, 3200, 5500), torch.int8)
-GROUPS = [Group(range(10), WAY | ENDS, LONG), Group(range(10, 20), ENDS, LONG)]
+TRANSFORMERS = [Group(range(10), WAY | ENDS, LONG), Group(range(10, 20), ENDS, LONG)]
+# The seeds 0-2 are there to explore, 3-7 to check what was seen on them.
+GRAMMARS = GrammarGroup(range(8), {})
+GROUPS = [*TRANSFORMERS, GRAMMARS]
+
+
+def _stamp(package: ModuleType, names: tuple[str, ...], *rest: object) -> str:
+    """SHA-256 over some files of a package, as far as they say what is done, and the rest."""
+    folder = Path(package.__file__).parent
+    code = [
+        repr(canonical(ast.parse((folder / name).read_text(encoding="utf-8")))) for name in names
+    ]
+    return hashlib.sha256(json.dumps([code, *rest]).encode()).hexdigest()
 
 
 def _origin(path: Path) -> tuple[str | None, str | None]:
     """Stamp and seed that a file names."""
     try:
         about = read_tensors(path)[1]
+    except (ValueError, FileNotFoundError):
+        about = {}
+    return about.get("stamp"), about.get("seed")
+
+
+def _folder_origin(folder: Path) -> tuple[str | None, int | None]:
+    """Stamp and seed that a folder names, if its weights are whole."""
+    try:
+        read_tensors(folder / "model.safetensors")
+        about = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     except (ValueError, FileNotFoundError):
         about = {}
     return about.get("stamp"), about.get("seed")
@@ -94,11 +142,15 @@ def main() -> None:
     torch.set_num_threads(1)  # these matrices are too small to share
     for group in GROUPS:
         if seeds := group.missing():
-            print(f"{'to train' if only_list else 'training'}: seeds {seeds}", flush=True)
+            where = group.path(seeds[0]).parent.name
+            what = "to train" if only_list else "training"
+            print(f"{what}: seeds {seeds} of {where}", flush=True)
             if not only_list:
                 group.train(seeds)
-    files = sorted(FOLDER.glob("*.safetensors"))
-    print(f"{len(files)} files, {sum(f.stat().st_size for f in files):,} bytes, in {FOLDER.name}")
+    for folder in sorted({group.path(seed).parent for group in GROUPS for seed in group.seeds}):
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        print(f"{len(files)} files, {size:,} bytes, in {folder.name}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
 """`make checkpoints`: shipped networks are those that the code trains, and only stale ones train."""
 
 import dataclasses
+import json
 import re
 import shutil
+import subprocess
 import sys
 
 import checkpoints
 import pytest
 import torch
 
-from entk_helpers.testbeds import modular
+from entk_helpers.testbeds import grammar, modular
 from entk_helpers.testbeds.modular import transformer
 from entk_helpers.testbeds.storage import read_run, read_tensors, write_tensors
 
 TINY = {"p": 5, "d_model": 8, "n_heads": 2, "d_mlp": 8, "epochs": 12}
 DTYPES = {4: torch.int8, 12: torch.float16}
 SHIPPED = checkpoints.FOLDER
+GEMMAS = checkpoints.GRAMMAR_FOLDER
+SMALL = {
+    "steps": 3, "shuffled": 20, "window": 16, "d_model": 16, "n_layers": 2, "d_mlp": 24,
+    "n_heads": 2, "n_key_value_heads": 1, "sliding_window": 4, "batch_size": 8,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -53,15 +60,17 @@ def test_all_shipped_files_are_up_to_date():
     for group in checkpoints.GROUPS:
         assert group.missing() == [], "run: make checkpoints"
     named = {group.path(seed) for group in checkpoints.GROUPS for seed in group.seeds}
-    assert len(named) == 20 and set(SHIPPED.iterdir()) == named
+    assert len(named) == 28 and {*SHIPPED.iterdir(), *GEMMAS.iterdir()} == named
 
 
 def test_shipped_files_are_small():
-    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) <= 10_000_000
+    for folder, limit in ((SHIPPED, 10_000_000), (GEMMAS, 5_000_000)):
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        assert sum(file.stat().st_size for file in files) <= limit
 
 
 def test_shipped_files_hold_what_their_group_says():
-    for group in checkpoints.GROUPS:
+    for group in checkpoints.TRANSFORMERS:
         for seed in group.seeds:
             tensors, about = read_tensors(group.path(seed))
             assert about["seed"] == str(seed)
@@ -117,6 +126,42 @@ def test_a_shipped_checkpoint_is_the_network_that_training_reaches():
         assert ((shipped[650][name] - W).abs() / step).max() > 2
 
 
+def test_shipped_gemmas_hold_what_they_say():
+    losses = []
+    for seed in checkpoints.GRAMMARS.seeds:
+        run = grammar.load(checkpoints.GRAMMARS.path(seed))
+        assert run.history["step"] == list(range(0, 1251, 50))
+        assert sorted(run.checkpoints) == [0, 1250]
+        losses.append(run.history["validation loss"][-1])
+        if seed in (0, 7):  # half precision rounds the weights
+            loss = grammar.validation_loss(run.model, run.inputs, run.targets)
+            assert loss == pytest.approx(losses[-1], abs=2e-3)
+    assert max(losses) < 2.0 and len(set(losses)) == 8
+
+
+FIRST_STEPS = """
+import json, sys, torch
+from entk_helpers.testbeds.grammar import model
+torch.set_num_threads(1)
+training = model._Training(model.GrammarSettings(), int(sys.argv[1]))
+while training.step < 50:
+    training.one_step()
+print(json.dumps(training.history))
+"""
+
+
+def test_first_steps_are_those_of_the_shipped_gemmas():
+    # In a process of its own, where calls are not checked: that makes stories 30 times slower.
+    command = [sys.executable, "-c", FIRST_STEPS, "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    history = json.loads(done.stdout.splitlines()[-1])
+    shipped = {seed: grammar.load(GEMMAS / f"seed_{seed}").history for seed in (3, 2)}
+    assert history["step"] == shipped[3]["step"][:2] == [0, 50]
+    for name in ("train loss", "validation loss"):
+        assert history[name] == pytest.approx(shipped[3][name][:2], rel=1e-3), name
+        assert history[name] != pytest.approx(shipped[2][name][:2], rel=1e-3), name
+
+
 # ---------------------------------------------------------------------------- what is stale
 
 
@@ -146,7 +191,7 @@ def test_only_what_is_missing_is_trained_and_comes_out_the_same(tiny, capsys):
     capsys.readouterr()
     checkpoints.main()
     out = capsys.readouterr().out
-    assert "training: seeds [4]\n" in out
+    assert "training: seeds [4] of data\n" in out
     assert f"3 files, {size:,} bytes, in data" in out
     again = [f.stat().st_mtime_ns for f in files]
     assert [a == b for a, b in zip(times, again, strict=True)] == [True, False, True]
@@ -227,6 +272,55 @@ def test_comments_docstrings_and_the_other_network_do_not(tiny, copied):
         (copied / name).write_text(changed)
     (copied / "mlp.py").write_text("1")
     assert tiny.stamp() == before
+
+
+@pytest.fixture
+def gemmas(tiny, tmp_path, monkeypatch):
+    """A group of two small Gemmas, in a folder of its own."""
+    monkeypatch.setattr(checkpoints, "GRAMMAR_FOLDER", tmp_path / "gemmas")
+    group = checkpoints.GrammarGroup(range(2), SMALL)
+    monkeypatch.setattr(checkpoints, "GROUPS", [group])
+    return group
+
+
+def test_only_missing_gemmas_are_trained_and_come_out_the_same(gemmas, capsys):
+    checkpoints.main()
+    assert gemmas.missing() == []
+    weights = gemmas.path(1) / "model.safetensors"
+    before, kept = weights.read_bytes(), (gemmas.path(0) / "training.json").stat().st_mtime_ns
+    weights.write_bytes(before[:-1])
+    assert gemmas.missing() == [1]
+    capsys.readouterr()
+    checkpoints.main()
+    out = capsys.readouterr().out
+    assert "training: seeds [1] of gemmas\n" in out and "bytes, in gemmas" in out
+    assert weights.read_bytes() == before and gemmas.missing() == []
+    assert (gemmas.path(0) / "training.json").stat().st_mtime_ns == kept
+    (gemmas.path(0) / "training.json").unlink()
+    assert gemmas.missing() == [0]
+    shutil.rmtree(gemmas.path(0))
+    shutil.copytree(gemmas.path(1), gemmas.path(0))  # another seed's
+    assert gemmas.missing() == [0]
+    assert dataclasses.replace(gemmas, settings=SMALL | {"lr": 1e-3}).missing() == [0, 1]
+
+
+def test_a_gemma_is_stale_when_its_code_changes_but_not_its_comments(gemmas, tmp_path, monkeypatch):
+    source = checkpoints.Path(grammar.__file__).parent
+    folder = shutil.copytree(source, tmp_path / "package")
+    monkeypatch.setattr(grammar, "__file__", str(folder / "__init__.py"))
+    before = gemmas.stamp()
+    for name, old, new in (
+        ("stories.py", "LOYALTY = 0.7", "LOYALTY = 0.8"),
+        ("stories.py", "6 START! VP .", "5 START! VP ."),
+        ("tokens.py", "<bos>", "<s>"),
+        ("model.py", "lr: float = 4e-3", "lr: float = 3e-3"),
+    ):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+        assert gemmas.stamp() != before
+        (folder / name).write_text("# A comment.\n" + text)
+        assert gemmas.stamp() == before
 
 
 # ---------------------------------------------------------------------------- the command
