@@ -34,6 +34,11 @@ run: setup ## execute every chapter anew
 checkpoints: setup ## train the networks that chapters read from files, where out of date
 	@$(PY) book/_tools/checkpoints.py
 
+gemma: setup ## grammar in google/gemma-3-270m itself, for which a GPU and its licence are needed
+	@$(PY) -m pip install -qq -c requirements.txt --no-build-isolation -e '.[gemma]'
+	@$(PY) -m entk_helpers.language --download --out _build/gemma
+	@ENTK_LANGUAGE_RESULTS="$(CURDIR)/_build/gemma" $(PY) book/_tools/chapters.py run 07_grammar
+
 bench: setup .venv-jax/.ready ## measure against other tools, side by side
 	@$(PY) -m benchmarks
 
@@ -95,4 +100,4 @@ build:
 	@rm -rf _build/html _build/.doctrees _build/.jupyter_cache
 	@.venv/bin/jupyter-book build . -n -W --keep-going -q
 
-.PHONY: help book test run checkpoints bench serve lint lock clean setup checks build
+.PHONY: help book test run checkpoints gemma bench serve lint lock clean setup checks build
