@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 def benchmarks(monkeypatch):
     """The command as a function and its parts; its processes find it by sys.path."""
     monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import __main__, measure, mlp, report, spectrum, transformer
+    from benchmarks import __main__, language, measure, mlp, report, spectrum, transformer
 
     monkeypatch.setattr(mlp, "JAX", ROOT / "no-such-environment")
     parts = dict(measure=measure, mlp=mlp, report=report, spectrum=spectrum)
-    return parts | dict(main=__main__.main, transformer=transformer)
+    return parts | dict(main=__main__.main, transformer=transformer, language=language)
 
 
 def test_the_command_measures_everything_and_all_contenders_agree(tmp_path):
@@ -33,7 +33,7 @@ def test_the_command_measures_everything_and_all_contenders_agree(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     stored = json.loads(file.read_text())
-    assert [section["key"] for section in stored["sections"]] == [*"abcddd"]
+    assert [section["key"] for section in stored["sections"]] == [*"abcdddee"]
     for section in stored["sections"]:
         assert section["title"] in done.stdout
         for row in section["rows"]:
@@ -81,6 +81,38 @@ def test_another_transformer_or_training_fails_the_run(
     printed = capsys.readouterr()
     (wrong,) = [line for line in printed.out.splitlines() if "DISAGREES" in line]
     assert ours.name in wrong and f"(d) {ours.name}" in printed.err
+
+
+@pytest.mark.parametrize(("task", "which"), [("product", 1), ("pairs", 1), ("pairs", 3)])
+def test_another_language_model_fails_the_run(benchmarks, monkeypatch, capsys, task, which):
+    language = benchmarks["language"]
+    (layer, field), *_ = (
+        (layer, field) for (t, layer), field in language.contenders(smoke=True).items() if t == task
+    )
+    other = replace(field[which], size=field[which].size | {"seed": 1})
+    fields = {(task, layer): [field[0], other]}
+    monkeypatch.setattr(language, "contenders", lambda smoke, full: fields)
+    assert benchmarks["main"](["--smoke", "--only", "e", "--repeats", "1"]) == 1
+    printed = capsys.readouterr()
+    (wrong,) = [line for line in printed.out.splitlines() if "DISAGREES" in line]
+    assert other.name in wrong and f"(e) {other.name}" in printed.err
+
+
+@pytest.mark.parametrize(("times", "met"), [((10.0, 0.49), True), ((10.0, 0.51), False)])
+def test_the_product_in_layer_16_and_all_pairs_have_a_time_to_keep(benchmarks, times, met):
+    facts = {"product": np.ones(3), "note": "", "products": 30, "worst": 1e-4}
+    facts["values"] = np.ones(25)
+
+    def measure(contender):
+        ours = contender.name in ("LogitKernel", "top_eigenpairs")
+        took = (14.9 if met else 15.1) if contender.name == "top_eigenpairs" else times[ours]
+        kept = ("product", "note") if "product" in contender.facts.__name__ else facts
+        outcome = {name: facts[name] for name in kept}
+        return benchmarks["measure"].Outcome((took,), (took,), 1.0, outcome)
+
+    sections = [*benchmarks["language"].run(measure, threads=1, full=True)]
+    judged = [[target.met for target in section.targets] for section in sections]
+    assert judged == [[], [], [met], [], *[[met, True]] * 4]
 
 
 @pytest.mark.parametrize(("late", "met"), [(-0.1, True), (0.1, False)])
