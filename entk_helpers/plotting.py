@@ -6,6 +6,7 @@ colour on every page, from the colour-blind-safe palette of Okabe and Ito.
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -141,6 +142,30 @@ def spread(values: Sequence[SupportsFloat], digits: int = 2) -> str:
         return mean
     gap = "\N{NO-BREAK SPACE}"
     return f"{mean}{gap}±{gap}{sd} ({low}{gap}to{gap}{high})"
+
+
+def coloured_text(
+    lines: Sequence[Sequence[tuple[str, str | None, str]]],
+    *,
+    legend: Mapping[str, str] | None = None,
+) -> HTML:
+    """Return lines of text, as a notebook shows them, with words on a coloured ground.
+
+    A line is a list of (text, colour or None, title); the title shows under a pointer and is read
+    by a screen reader. `legend` maps names to colours.
+    """
+
+    def piece(text: str, colour: str | None, title: str) -> str:
+        text = html.escape(text)
+        if colour is None:
+            return text
+        style = f"background:{colour};color:#111;padding:.1em .15em;border-radius:.2em"
+        return f'<span style="{style}" title="{html.escape(title)}">{text}</span>'
+
+    rows = ["".join(piece(*part) for part in line) for line in lines]
+    if legend:
+        rows.append(" ".join(piece(name, colour, name) for name, colour in legend.items()))
+    return HTML("".join(f'<p style="margin:.25em 0;line-height:1.7">{row}</p>' for row in rows))
 
 
 def training_explorer(

@@ -114,3 +114,13 @@ def test_the_explorer_holds_its_data_and_needs_no_network():
 def test_the_explorer_wants_a_frame_for_each_epoch():
     with pytest.raises(ValueError, match=r"epochs \(2\), spectra \(2\), maps \(2\) and captions"):
         explorer(captions=["only one"])
+
+
+def test_coloured_text_shows_words_as_they_are_with_their_colour_and_title():
+    page = plotting.coloured_text(
+        [[("a < b & c ", None, ""), ("dog", "#123456", "NOUN")]], legend={"NOUN": "#123456"}
+    ).data
+    assert "a &lt; b &amp; c " in page
+    assert page.count("background:#123456") == 2 and 'title="NOUN">dog</span>' in page
+    assert page.count("<p ") == 2
+    assert "background" not in plotting.coloured_text([[("plain", None, "")]]).data
