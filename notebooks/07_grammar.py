@@ -975,7 +975,7 @@ for s in SEEDS:
 shape = (len(SEEDS), -1, len(BUDGETS), 2)
 curves = {m: np.reshape(v, shape).mean(1) for m, v in curves.items()}
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-gl-budget", "caption": "**The kernel needs many directions to catch up.** Grades of tags against the number of directions kept, mean over tags, layers and ten splits. Thin: seeds; thick: their mean. Blue: the kernel's modes; orange: principal components of the residual stream; pink: random directions of it (four draws, three splits each); grey: modes of the untrained network. Left AUROC (chance .5), right average precision (chance about .15)."}, "image": {"alt": "Two panels of rising curves. The orange one is highest from two or three directions on and flattens early; the blue one and the pink one rise to the right end; the grey one stays low."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-gl-budget", "caption": "**With any number of directions the kernel is on average behind as many principal components, least with 25.** Grades of tags against the number of directions kept, mean over tags, layers and ten splits. Thin: seeds; thick: their mean. Blue: the kernel's modes; orange: principal components of the residual stream; pink: random directions of it (four draws, three splits each); grey: modes of the untrained network (layers 2 and 3). Left AUROC (chance .5), right average precision (chance about .15)."}, "image": {"alt": "Two panels of rising curves. The orange one is highest throughout and flattens early; the blue and the pink one rise to the right end, pink from lower, and left it passes blue; the grey one stays at chance."}}
 TINTS = {
     "kernel": COLOURS["trained"],
     "PCA, residual": COLOURS["dropped"],
@@ -1014,7 +1014,7 @@ table(
 )
 
 # %% [markdown]
-# Principal components reach most of what they will ever reach with a handful of directions. The kernel's curve is below theirs there, and still rises at the right end, where it comes close; so does that of random directions. It is as if many of the kernel's first directions were spent for nothing. Why?
+# Principal components reach most of what they will ever reach with a handful of directions. The kernel's curve is below theirs there, and still rises at the right end, where it comes close; that of random directions starts lower and rises faster. Even the kernel's first direction alone is worse than the first component, so that is one thing. The other is that the gap widens with the next few, above all by AP, as if many of them were spent for nothing. Why?
 #
 # ## Why modes come in families
 #
@@ -1027,7 +1027,7 @@ table(
 # \end{aligned}
 # $$ (eq-gl-last)
 #
-# Suppose that what follows the map, two norms and a sum, is about the same for each window, up to a factor. Then the $d \times d$ matrices $E_n E_m^\top$ are all multiples of one matrix $M$, and the kernel is a *Kronecker product*, (a matrix over windows) ⊗ (a matrix over logit directions). There is just one product that has the same two partial traces as $\tilde K$:
+# Suppose that what follows the map, two norms and a sum, is about the same for each window, up to a factor. Then the $d \times d$ matrices $E_n E_m^\top$ are all multiples of one matrix $M$, and the kernel is a *Kronecker product*, (a matrix over windows) ⊗ (a matrix over logit directions). Whether it is one or not, there is just one product that has the same *partial traces* as $\tilde K$, that is, the same sums over logit directions ($G$) and over windows ($M$):
 #
 # $$
 # \begin{aligned}
@@ -1162,7 +1162,7 @@ table(
 
 # %% [markdown]
 # The first two rows are predictions: how many different profiles there are among 25 modes, and how often the commonest one comes back. The next three test them: the eigenvalues; the subspace that predicted and actual vectors share (1 is perfect, and two random subspaces of that size share next to nothing); what of the modes lies in the predicted profiles. And the row after says why it works: the matrices $E_n$ are alike.
-# The untrained network is the extreme case: one profile, most of which is a constant over windows, takes all or nearly all places ({numref}`fig-gl-families`, right). Its 25 modes are one direction, many times, and it is a direction that knows nothing.
+# The untrained network is the extreme case: one profile, most of which is a constant over windows, takes all the places ({numref}`fig-gl-families`, right). Its 25 modes are one direction, many times, and by AUROC it tells tags apart hardly better than chance.
 #
 # In the other layers there is no such closed form, since attention carries the change of earlier tokens to the end. But two things can be measured in each layer. How much of an eigenvector (its squared norm) is in its best product? And how many *different* profiles are there among 25? With unit profiles $u_1, \dots, u_{25}$ the effective number is
 #
@@ -1212,7 +1212,7 @@ per_layer = (len(SEEDS), len(LAYERS))
 distinct = {n: np.reshape(v, (len(SEEDS), -1)) for n, v in distinct.items()}
 share = {n: np.reshape(v, (len(SEEDS), -1)) for n, v in share.items()}
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-gl-families", "caption": "**The top modes are a few window profiles, each repeated with several logit directions.** Left: last layer, one seed: how much of each mode (column) lies in each window profile of {eq}`eq-gl-product` (row); orange marks: the profile that the product predicts for that place. Middle: the eigenvalues and the predicted ones, three seeds, largest eigenvalue of each set to 1. Right: effective number of different profiles among 25, by layer; dots seeds, lines their mean; 25 principal components have 25."}, "image": {"alt": "Left, a heat map whose bright cells are in a few rows, many columns in each, with orange marks mostly on them. Middle, dots along the diagonal. Right, a blue line well below a dashed one at 25, and a grey one near the bottom."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-gl-families", "caption": "**In the last layer the top modes are close to a few window profiles, each repeated with several logit directions; in all layers the profiles of 25 modes are far fewer than 25.** Left: last layer, one seed: how much of each mode (column) lies in each window profile of {eq}`eq-gl-product` (row); orange rings: the profile that the product predicts for that place. Middle: the eigenvalues and the predicted ones, three seeds, largest eigenvalue of each set to 1. Right: effective number of different profiles among 25, by layer; dots seeds, lines their mean; blue the kernel's modes, grey untrained, pink random directions, orange principal components."}, "image": {"alt": "Left, a heat map whose bright cells are in a few rows, many columns in each, with orange rings in the same rows, on the bright cells or a few columns beside them. Middle, dots along the diagonal. Right, an orange line at 25, a pink and a blue one at about ten, blue a little lower, and a grey one near the bottom."}}
 fig, axes = plt.subplots(1, 3, figsize=(8.6, 3.1), width_ratios=(1.5, 1, 1.1))
 values, actual, i, energy = fits[SEEDS[0], "trained"][1]
 n_rows = int(i.max()) + 1
@@ -1290,7 +1290,7 @@ inside = [
 ]
 ledger.record(
     "modes-are-products",
-    statement="In the last layer the top 25 modes are products of a window profile and a logit direction, as two partial traces predict.",
+    statement="In the last layer the top 25 modes nearly span products of a window profile and a logit direction, which two partial traces predict.",
     source="this book",
     published="not reported",
     measured={
@@ -1308,7 +1308,9 @@ ledger.record(
 )
 
 # %% [markdown]
-# One more thing follows from {eq}`eq-gl-product`. Since the $E_n$ are alike, $G$ is close to the Gram matrix of the activations $a_n$, each window scaled by the size of its $E_n$ (last row of the first table). Its eigenvectors are a principal component analysis of the MLP's activations, without centring. So for the last layer the families bring us back to what [the last chapter](06_modular_transformer) found for a network's last map: up to a factor for each window, the kernel's profiles *are* activations.
+# Below the last layer a mode is less of a product: in the first two layers the best one holds about half of it. Still the effective number of profiles is about as small there. Two limits. Random directions do not have many different profiles either, for a reason that comes below: so families set the kernel apart from principal components, and hardly from random directions. And a few profiles are no handicap if they are good ones: on average and by AUROC, five principal components do better than the kernel's 25 modes.
+#
+# One more thing follows from {eq}`eq-gl-product`. Since the $E_n$ are alike, $G$ is close to the Gram matrix of the activations $a_n$, each window scaled by the size of its $E_n$ (last row of the first table). Its eigenvectors are a principal component analysis of the MLP's activations, without centring. So for the last layer the families bring us back to what [the last chapter](06_modular_transformer) found for a network's last map: up to a factor for each window, the kernel's leading profiles are principal components of activations.
 #
 # ## Can the budget be made to count?
 #
@@ -1321,7 +1323,7 @@ ledger.record(
 # \end{aligned}
 # $$ (eq-gl-grouped)
 #
-# where $V_k$ is eigenvector $k$ as an $(N, d)$ matrix. Eigenvectors of the first, centred, we call *grouped* modes. The second is the class-averaged kernel of the other chapters, times the number of logits; we call its eigenvectors *averaged*. It needs no eigenproblem with $Nd$ rows. Give each logit a random sign and add them up: the kernel of this single number is $G_{nm}$ on average over signs. Four draws will do, which is four passes backward.
+# where $V_k$ is eigenvector $k$ as an $(N, d)$ matrix. Eigenvectors of the first, centred, we call *grouped* modes. The second is the class-averaged kernel of the other chapters, times the number of logits; we call its eigenvectors *averaged*. It needs no eigenproblem with $Nd$ rows. Give each logit a random sign and add them up: the kernel of this single number is $G_{nm}$ on average over signs. We take four draws, which is four passes backward: an estimate, with noise of its own.
 # In both, windows with large gradients weigh most. So we also try them with each window scaled to the same length, *cosine*: $G_{nm} / \sqrt{G_{nn} G_{mm}}$. Last, *parts*: the singular vectors of all $V_k$, ranked by $\lambda_k \sigma^2$.
 #
 # These five are what we show of fifteen variants that we tried on seeds 0 to 2 (powers of the eigenvalues, with and without centring and scaling; orthogonalised scores). The best of the fifteen by AP of tags, mean over both budgets, was *averaged, cosine*: that is the rule which the page's seeds test. Whoever tries fifteen and takes the best has to test it on others; and has to give the rival the same favour, so there are principal components of scaled windows too.
@@ -1414,7 +1416,7 @@ for s in SEEDS:
 tried = {n: np.reshape(v, (*per_layer, 2)) for n, v in tried.items()}
 METHODS = list(dict.fromkeys(method for method, *_ in tried))
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-gl-grouped", "caption": "**Profiles counted once make a small budget count, and then do about as well as principal components.** Average precision of tags with 8 (left) and 25 directions (right), mean over tags, layers and ten splits of the fresh seeds. Dots: seeds; bars: their mean, from .125, the share of windows with a tag. Blue: directions from the kernel; orange: principal components."}, "image": {"alt": "Two panels of horizontal bars. With 8 directions the bars of modes and parts are clearly shorter than the others. With 25 all bars are of similar length. The longest blue bar, averaged with cosine, is about as long as the orange ones of the residual stream; that of the final state is longer."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-gl-grouped", "caption": "**With profiles counted once and windows scaled, a small budget counts for more: about as much as principal components of the residual stream, less than those of the final state.** Average precision of tags with 8 (left) and 25 directions (right), mean over tags, layers and ten splits of the fresh seeds. Dots: seeds; bars: their mean, from .125, the share of windows with a tag. Blue: directions from the kernel; orange: principal components."}, "image": {"alt": "Two panels of horizontal bars. With 8 directions the bars of modes and parts are the shortest, those of grouped and averaged a little longer, their cosine variants longer again. With 25 the bars differ less. The longest blue bar, averaged with cosine, is about as long as the orange ones of the residual stream; that of the final state is longer."}}
 fig, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), sharey=True)
 for ax, k in zip(axes, (8, 25), strict=True):
     plot_scores(
@@ -1457,12 +1459,18 @@ def gains(over, k, kind="tags"):
 
 ledger.record(
     "grouped-modes",
-    statement="Counting each window profile once makes a budget of kernel directions count, enough to beat as many principal components of the residual stream.",
+    statement="Counting each window profile once, with windows scaled to the same length, makes a budget of kernel directions count, enough to beat as many principal components of the residual stream.",
     source="this book",
     published="not tested",
     measured={
         f"AP over {over}, {k} directions": gains(over, k)[:, 1].tolist()
         for over in ("modes", *RIVALS, "PCA, final, cosine")
+        for k in (8, 25)
+    }
+    | {
+        f"AP over averaged, not scaled, {k} directions": gains("averaged", k)[
+            :, 1
+        ].tolist()
         for k in (8, 25)
     }
     | {
@@ -1479,16 +1487,16 @@ ledger.record(
         all(gains(o, k).min() > 0 for o in RIVALS for k in (8, 25)),
         all(gains("modes", k)[:, 1].min() > 0 for k in (8, 25)),
     ),
-    why="Mean over layers and splits; the verdict is about tags. It holds if the rule is ahead of both kinds of principal components, by AP and AUROC, at both budgets, in every seed; in part, if by AP it is ahead of the plain modes at both budgets in every seed. The rule was the best of fifteen on seeds 0 to 2.",
+    why="Mean over layers and splits; the verdict is about tags. It holds if the rule is ahead of both kinds of principal components, by AP and AUROC, at both budgets, in every seed; in part, if by AP it is ahead of the plain modes at both budgets in every seed. The rule was the best of fifteen on seeds 0 to 2. It also scales windows, so the part of the gain that scaling makes is listed.",
 )
 
 # %% [markdown]
-# Counting profiles once does what it should: with eight directions the kernel gains much, and comes level with principal components or nearly so ({numref}`fig-gl-grouped`). Part of that, though, is not the kernel's doing. Scaling windows to the same length helps principal components too; and the scaled MLP activations alone, with no gradient anywhere, are not far behind the best that we could make of the kernel.
-# Is there an advantage that families had hidden? For tags, on the seeds that we explored, the lead over principal components with the same favour was as large as the difference between seeds by AP, and none by AUROC. For morphology, of which there are only a few labels that overlap, the best variant was ahead in each of them; the claim has the fresh seeds' numbers for both. But a kernel has seen what comes after its layer, and the residual stream has not. What has seen it all is the final state, and its principal components (last row; the same for each layer) were ahead of the best variant on average over the explored seeds, for tags and for morphology, though not in every one. That is no surprise where labels are about the word that the model is going to write.
+# With eight directions the rule gains much over plain modes, and on average comes level with principal components of the residual stream or nearly so ({numref}`fig-gl-grouped`). But only about half of this gain comes from counting profiles once (*grouped*, *averaged*); with 25 directions that alone changes little. So families are one reason for the kernel's slow start, and not the whole. The other half comes from scaling windows to the same length, and that is not the kernel's doing. It helps principal components too; and the scaled MLP activations alone, with no gradient anywhere, are not far behind the best that we could make of the kernel.
+# Is there an advantage that families had hidden? On the seeds that we explored there was a lead over principal components with the same favour by AP, as large as the difference between seeds, and none by AUROC. On the fresh seeds nothing is left of it for tags: by AP, its sign depends on the seed, and by AUROC the kernel is behind on average. For morphology, of which there are only a few labels that overlap, the rule is ahead by AP of plain components in each seed, but not of scaled ones. But a kernel has seen what comes after its layer, and the residual stream has not. What has seen it all is the final state, and its principal components (last row; the same for each layer) are ahead of the rule by AP on average, for tags in every seed, for morphology not in every one. That is no surprise where labels are about the word that the model is going to write.
 #
 # ## Why do random directions do so well?
 #
-# A random direction knows nothing about grammar. Still 25 of them were near the kernel and near the principal components. How surprising is that? It depends on the dimension. In $r$ dimensions in which the data spread evenly, the best of $k$ random directions has a cosine of at most about $\sqrt{2 \ln (2k) / r}$ with the one that we want: small if $r$ is in the hundreds, not small if $r$ is around ten or twenty.
+# A random direction knows nothing about grammar. Still 25 of them were level with the kernel by AUROC, and not far behind it by AP. How surprising is that? It depends on the dimension. In $r$ dimensions in which the data spread evenly, the best of $k$ random directions has on average a cosine (up to sign) of at most $\sqrt{2 \ln (2k) / r}$ with the one that we want: small if $r$ is in the hundreds, not small if $r$ is around ten or twenty.
 # The residual stream has 64 dimensions, but does it use them evenly? With $\sigma_i^2$ the variances along its principal components, the *participation ratio* $(\sum_i \sigma_i^2)^2 / \sum_i \sigma_i^4$ counts those that matter.
 #
 # If this is the reason, it can be switched off ({numref}`fig-gl-random`). *Whitening* rescales all principal components to the same variance. It is an invertible map: what a linear probe can read remains, only the dimension that random directions see changes, to 64. And within the top $r$ components, whitened, we can set the dimension at will.
@@ -1521,16 +1529,6 @@ def probed(X, s):
     return float(torch.stack(found).nanmean())
 
 
-def last_word_table(s):
-    """AUROC of P(tag | last word)."""
-    y, words = labels[s]["tags"].values, np.array(windows[s].last_words)
-    found = [
-        grade(table_scores(words[a].tolist(), y[a], words[b].tolist()), y[b])
-        for a, b in splits[s]
-    ]
-    return float(torch.stack([g.auroc for g in found]).nanmean())
-
-
 white, spread_out = {}, []
 for s in SEEDS:
     for layer in LAYERS:
@@ -1543,15 +1541,16 @@ for s in SEEDS:
             "as it is": [draws_of(X, n, s)[0] for n in NUMBERS],
             "whitened": [draws_of(U, n, s)[0] for n in NUMBERS],
             "within": [draws_of(U[:, :r], K, s)[0] for r in WIDTHS],
+            "last 8": [draws_of(U[:, -8:], K, s)[0]],
             "probe within": [probed(U[:, :r], s) for r in WIDTHS],
             "probe as it is": [probed(X, s)],
         }.items():
             white.setdefault(name, []).append(found)
 white = {n: np.reshape(v, (*per_layer, -1)) for n, v in white.items()}
 dimension = np.reshape([p for p, _ in spread_out], per_layer)
-looked_up = [last_word_table(s) for s in SEEDS]
+looked_up = [macro("tags", "table", "auroc", s=s) for s in SEEDS]
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-gl-random", "caption": "**Random directions do well because the residual stream fills few dimensions.** Left: share of its variance in the first components, each seed and layer; dashed: evenly spread. Middle: AUROC of tags against the number of random directions, on the residual stream as it is (pink) and whitened (green). Right: 25 random directions within the top components, whitened (green), against how many components; dotted: logistic regression on the same; lines: the kernel's 25 modes (blue) and 25 principal components (orange). Thin: seeds, mean over layers; thick: their mean."}, "image": {"alt": "Left, curves that rise steeply and flatten. Middle, two rising curves, the pink one far above the green one. Right, a green curve with a peak at four to eight components, falling to the right, while a dotted line rises to near one."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-gl-random", "caption": "**Random directions do well because the residual stream fills few dimensions, and the labels are in them.** Left: share of its variance in the first components, each seed and layer; dashed: evenly spread. Middle: AUROC of tags against the number of random directions, on the residual stream as it is (pink) and whitened (green). Right: 25 random directions within the top components, whitened (green), against how many components; dotted: logistic regression on the same, one split; level lines: the kernel's 25 modes (blue) and 25 principal components (orange), on the stream as it is. Thin: seeds, mean over layers; thick: their mean."}, "image": {"alt": "Left, curves that rise steeply and flatten. Middle, two rising curves, the pink one far above the green one. Right, a green curve with a peak at eight components, above both level lines there, falling far below them to the right, while a dotted line rises to near one."}}
 fig, axes = plt.subplots(1, 3, figsize=(8.8, 3.1))
 for _, variances in spread_out:
     axes[0].plot(
@@ -1583,7 +1582,9 @@ for method in ("kernel", "PCA, residual"):
     axes[2].axhline(
         curves[method][:, -1, 0].mean(), lw=1, color=TINTS[method], label=method
     )
-axes[2].set(xlabel="components, whitened", ylim=(0.5, 1.01))
+axes[2].set(
+    xlabel="components, whitened", ylabel="AUROC, tags", ylim=(0.5, 1.01)
+)
 axes[1].set_ylim(0.5, 1.01)
 for ax, ticks in ((axes[1], NUMBERS), (axes[2], WIDTHS)):
     ax.set_xscale("log")
@@ -1603,6 +1604,7 @@ table(
             ("AUROC, 25 random directions", white["as it is"][..., at25], 2),
             ("these, whitened", white["whitened"][..., at25], 2),
             ("these, top 8 whitened", white["within"][..., 2], 2),
+            ("these, last 8 whitened", white["last 8"][..., 0], 2),
             (
                 "logistic regression on all 64",
                 white["probe as it is"][..., 0],
@@ -1611,9 +1613,7 @@ table(
             ("the same, whitened", white["probe within"][..., -1], 2),
         )
     ]
-    + [
-        ("table P(tag given last word)", f"{np.mean(looked_up):.2f}", *[""] * 3)
-    ],
+    + [("table P(tag given last word)", *[f"{np.mean(looked_up):.2f}"] * 4)],
 )
 
 # %% tags=["hide-input"]
@@ -1621,7 +1621,7 @@ kept_ = white["probe as it is"][..., 0] - white["probe within"][..., -1]
 drop = white["as it is"][..., at25] - white["whitened"][..., at25]
 ledger.record(
     "random-directions-few-dimensions",
-    statement="Random directions score well because the residual stream fills few of its dimensions.",
+    statement="Random directions score well because the residual stream fills few of its dimensions, and the labels are in these.",
     source="this book",
     published="random directions not reported",
     measured={
@@ -1642,10 +1642,10 @@ ledger.record(
 )
 
 # %% [markdown]
-# The intervention works: the same states, which a probe can still read, look poor to random directions once they are spread evenly. And the right panel says more. Within the first handful of components, 25 random mixtures do *better*, by AUROC, than the 25 components themselves, and than the kernel's modes. (We found the best number of components by looking; as a method it would have to be chosen on the first half.) Labels are not aligned with single components; they lie somewhere among the first few, and many different mixtures there are a better net than a few exact axes and a long tail.
-# This changes what the comparison measures. On these models the grade of a set of 25 directions mostly says how densely it covers the few dimensions that matter. That is no evidence that a direction of the set is a *feature*. The two references bound it from both sides: a table that reads one word, and the probe, which shows that all of the labels are there, linearly, for a method that is told what to look for.
+# The intervention works: the same states, which a probe can still read, look poor to random directions once they are spread evenly. Few dimensions alone are not enough, though: within the *last* eight components, whitened, random directions are at chance (table). The few must be those that hold the labels, and here the components with most variance do. And the right panel says more. Within the first eight components, 25 random mixtures do *better*, by AUROC, than the 25 components themselves, and than the kernel's modes. (We found the best number of components by looking; as a method it would have to be chosen on the first half.) Labels are not aligned with single components; they lie somewhere among the first few, and many different mixtures there seem to be a better net than a few exact axes and a long tail.
+# This changes what the comparison measures. On these models the grade of a set of 25 directions depends much on how densely it covers the few dimensions that matter. So a good grade is by itself no evidence that a direction of the set is a *feature*. The two references say how to read it. A table that reads one word has more AUROC than the kernel's modes and than the components of the residual stream; and the probe shows that nearly all of the labels are there, linearly, for a method that is told what to look for.
 #
-# What does it mean for the published comparison? In Gemma, 25 directions out of 640 are a smaller share. But what counts is the participation ratio of its residual stream on these windows, and it was not published, nor was the grade of random directions. Four numbers would settle how much the published AUROCs say about the *kernel*: the participation ratio of each layer; 25 random directions of each layer, under the same protocol, several draws; a table of the last token; and a linear probe. None of them needs a gradient.
+# What does it mean for the published comparison? In Gemma, 25 directions out of 640 are a smaller share. But what counts is the participation ratio of its residual stream on these windows, and it was not published, nor was the grade of random directions. Four measurements would show how much the published AUROCs say about the *kernel*: the participation ratio of each layer; 25 random directions of each layer, under the same protocol, several draws; a table of the last token; and a linear probe. None of them needs a gradient.
 
 # %% [markdown]
 # What would settle it is the real model {cite:p}`gemma2025` on real text {cite:p}`eldan2023`, with random directions beside it. That takes weights that this page does not have. With a GPU, an account that has accepted Gemma's licence, and a network, one command does it:
@@ -1750,14 +1750,14 @@ table(
 # %% [markdown]
 # ```{exercise} Families in a toy
 # :label: ex-gl-toy
-# Let $G$ have the eigenvalues 8, 4, 2 and $M$ the eigenvalues 1, 0.6, 0.35, 0.2. Which profiles do the eight largest eigenvalues of $G \otimes M$ belong to? How many effective profiles is that? Work it out on paper before you run it.
+# Let $G$ have the eigenvalues 8, 4, 2 and $M$ the eigenvalues 1, 0.6, 0.35, 0.2. Which profiles do the eight largest eigenvalues of $G \otimes M$ belong to? What is their effective number? Work it out on paper before you run it.
 # ```
 #
 # ```{solution-start} ex-gl-toy
 # :class: dropdown
 # ```
 #
-# The products are 8, 4.8, 2.8, 1.6 for the first profile, 4, 2.4, 1.4, 0.8 for the second, and 2, 1.2, 0.7, 0.4 for the third. The eight largest are all four of the first, three of the second and one of the third: $8^2 / (4^2 + 3^2 + 1^2)$ profiles, less than two and a half.
+# The products are 8, 4.8, 2.8, 1.6 for the first profile, 4, 2.4, 1.4, 0.8 for the second, and 2, 1.2, 0.7, 0.4 for the third. The eight largest are all four of the first, three of the second and one of the third: an effective number of $8^2 / (4^2 + 3^2 + 1^2)$, less than two and a half.
 
 # %%
 G, M = torch.tensor([8.0, 4, 2]), torch.tensor([1.0, 0.6, 0.35, 0.2])
@@ -1772,7 +1772,7 @@ print(f"effective number: {effective_number(repeated):.2f}")
 #
 # ```{exercise} The luck of fifty
 # :label: ex-gl-luck
-# Give the protocol 25 scores of pure noise. It takes the best of 50 (two signs) on the first half. What AUROC does the chosen one have there, and what on the second half? How would you be misled without a second half?
+# Give the protocol 25 scores of pure noise. It takes the best of 50 (two signs) by AP on the first half. What AUROC, on average over tags, does the chosen one have there, and what on the second half? How would you be misled without a second half?
 # ```
 #
 # ```{solution-start} ex-gl-luck
@@ -1792,7 +1792,7 @@ for half, grades in luck.items():
     print(f"{half}: AUROC {spread(grades)}")
 
 # %% [markdown]
-# On the half that chooses, noise looks like a feature; on the other it is chance. So the second half is needed, and it is enough against *this* kind of luck. It is no protection against directions that are good for a dull reason, which is what the controls of this page are for.
+# On the half that chooses, noise looks better than chance; on the other it is about chance. So the second half is needed, and it is enough against *this* kind of luck. It is no protection against directions that are good for a dull reason, which is what the controls of this page are for.
 #
 # ```{solution-end}
 # ```
