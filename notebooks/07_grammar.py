@@ -106,7 +106,7 @@ def tinted(story, words=60):
 tinted(grammar.stories(1, seed=7)[0])
 
 # %% [markdown]
-# The eight colours are the tags that the paper uses (*PROPN* is a name, *DET* an article or the like, *CCONJ* one of *and*, *but*, *or*); words with other tags are left plain. The model is a `Gemma3ForCausalLM` like the published one, only smaller: four layers, 64 numbers a token, attention over 16 tokens in layers 0 and 2 and over all in layers 1 and 3. One core trains it in two minutes. Eight trained ones lie beside this page (`make checkpoints` makes them again).
+# The eight colours are the tags that the paper uses (*PROPN* is a name, *DET* an article or the like, *CCONJ* one of *and*, *but*, *or*); words with other tags are left plain. The model is a `Gemma3ForCausalLM` like the published one, only smaller: four layers, 64 numbers a token, attention over 16 tokens in layers 0 and 2 and over all in layers 1 and 3. One core is enough to train it. Eight trained ones lie beside this page (`make checkpoints` makes them again).
 # Seeds 0 to 2 served to explore, and choices and bars come from there, unless we say otherwise. The page shows seeds 3, 4 and 5, which were not looked at before; it does not use 6 and 7.
 
 # %%
@@ -1492,6 +1492,7 @@ ledger.record(
 
 # %% [markdown]
 # With eight directions the rule gains much over plain modes, and on average comes level with principal components of the residual stream or nearly so ({numref}`fig-gl-grouped`). But only about half of this gain comes from counting profiles once (*grouped*, *averaged*); with 25 directions that alone changes little. So families are one reason for the kernel's slow start, and not the whole. The other half comes from scaling windows to the same length, and that is not the kernel's doing. It helps principal components too; and the scaled MLP activations alone, with no gradient anywhere, are not far behind the best that we could make of the kernel.
+#
 # Is there an advantage that families had hidden? On the seeds that we explored there was a lead over principal components with the same favour by AP, as large as the difference between seeds, and none by AUROC. On the fresh seeds nothing is left of it for tags: by AP, its sign depends on the seed, and by AUROC the kernel is behind on average. For morphology, of which there are only a few labels that overlap, the rule is ahead by AP of plain components in each seed, but not of scaled ones. But a kernel has seen what comes after its layer, and the residual stream has not. What has seen it all is the final state, and its principal components (last row; the same for each layer) are ahead of the rule by AP on average, for tags in every seed, for morphology not in every one. That is no surprise where labels are about the word that the model is going to write.
 #
 # ## Why do random directions do so well?
@@ -1643,6 +1644,7 @@ ledger.record(
 
 # %% [markdown]
 # The intervention works: the same states, which a probe can still read, look poor to random directions once they are spread evenly. Few dimensions alone are not enough, though: within the *last* eight components, whitened, random directions are at chance (table). The few must be those that hold the labels, and here the components with most variance do. And the right panel says more. Within the first eight components, 25 random mixtures do *better*, by AUROC, than the 25 components themselves, and than the kernel's modes. (We found the best number of components by looking; as a method it would have to be chosen on the first half.) Labels are not aligned with single components; they lie somewhere among the first few, and many different mixtures there seem to be a better net than a few exact axes and a long tail.
+#
 # This changes what the comparison measures. On these models the grade of a set of 25 directions depends much on how densely it covers the few dimensions that matter. So a good grade is by itself no evidence that a direction of the set is a *feature*. The two references say how to read it. A table that reads one word has more AUROC than the kernel's modes and than the components of the residual stream; and the probe shows that nearly all of the labels are there, linearly, for a method that is told what to look for.
 #
 # What does it mean for the published comparison? In Gemma, 25 directions out of 640 are a smaller share. But what counts is the participation ratio of its residual stream on these windows, and it was not published, nor was the grade of random directions. Four measurements would show how much the published AUROCs say about the *kernel*: the participation ratio of each layer; 25 random directions of each layer, under the same protocol, several draws; a table of the last token; and a linear probe. None of them needs a gradient.

@@ -183,6 +183,7 @@ class _Part:
 
     @property
     def n(self) -> int:
+        """How many windows."""
         return len(self.A)
 
     def recorded(self) -> Graph:
@@ -297,6 +298,7 @@ def _run_at(
     keys = _Keys()
 
     def use_keys(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Give the attention our keys in the place of its cache."""
         return args, kwargs | {"past_key_values": keys}
 
     hook = _attention(layer).register_forward_pre_hook(use_keys, with_kwargs=True)

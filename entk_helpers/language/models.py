@@ -184,15 +184,19 @@ def trace(parts: Parts, windows: Windows, watch: dict[str, nn.Module]) -> Trace:
     watched: dict[str, tuple[Tensor | None, Tensor]] = {}
 
     def entering(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Keep what a layer is called with."""
         kwargs = dict(kwargs)
         hidden = args[0] if args else kwargs.pop("hidden_states")
         calls.append(Call(hidden, args[1:], kwargs))
 
     def leaving(module: nn.Module, args: tuple, output: Any) -> None:
+        """Keep a module that the decoder applies after its last layer."""
         if len(calls) == len(parts.layers):
             after.append(module)
 
     def watching(name: str):
+        """A hook that keeps input and output of one module, under a name."""
+
         def keep(module: nn.Module, args: tuple, output: Any) -> None:
             if name in watched:
                 raise ValueError(

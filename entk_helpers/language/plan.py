@@ -94,12 +94,14 @@ def plan(
     short = _attention(parts.layers[last]) is not None
 
     def whole(n: int, hidden: Tensor, at_last: bool) -> Tensor:
+        """A layer, at all positions or at the last one."""
         call = seen.calls[n]
         if at_last:
             return _run_at(sample.last, parts.layers[n], hidden, call.args, call.kwargs)
         return _run(parts.layers[n], hidden, call.args, call.kwargs)
 
     def after_map(n: int, Z: Tensor, at_last: bool) -> Tensor:
+        """A layer as a function of its linear map's outputs."""
         hook = maps[str(n)].register_forward_hook(lambda *_: Z)
         try:
             return whole(n, seen.calls[n].hidden, at_last)
@@ -107,6 +109,7 @@ def plan(
             hook.remove()
 
     def norm(hidden: Tensor) -> Tensor:
+        """What the decoder applies after its last layer."""
         for module in seen.after:
             hidden = module(hidden)
         return hidden
@@ -166,6 +169,7 @@ class _Cost:
 
     @classmethod
     def of(cls, piece: Callable[[Tensor], Tensor], start: Tensor, known: list[Tensor]) -> _Cost:
+        """Record a piece on the meta device, and go through it both ways."""
         live = start.detach().requires_grad_()
         with SavedBytes(known) as saved, _Flops() as record:
             graph = Graph.of(lambda: piece(live), {"start": live})
@@ -230,6 +234,7 @@ def matmul_rate(
     a, b = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((2048, 640), (640, 2048)))
 
     def wait() -> None:
+        """Until the device has done what it was given."""
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

@@ -289,6 +289,7 @@ def morphology_labels(
     per_tag = Counter(windows.tags)
 
     def keep(index: list[int]) -> bool:
+        """Whether a label with these windows passes the filters."""
         support = len(index)
         tag, same = Counter(windows.tags[n] for n in index).most_common(1)[0]
         surface = Counter(words[n] for n in index)

@@ -164,6 +164,7 @@ def explain(model: str, error: BaseException) -> str:
     causes = tuple(_causes(error))
 
     def any_of(*kinds: type[BaseException]) -> bool:
+        """Whether one of the causes is of these kinds."""
         return any(isinstance(cause, kinds) for cause in causes)
 
     if any_of(errors.GatedRepoError):

@@ -469,9 +469,11 @@ def select_windows(
     spans = [e["offset_mapping"] for e in encoded]
 
     def window(c: _Candidate) -> list[int]:
+        """The token ids of a candidate."""
         return lead + encoded[c.document]["input_ids"][c.stop - body : c.stop]
 
     def cut(c: _Candidate) -> int:
+        """Where a candidate ends in its document."""
         return spans[c.document][c.stop - 1][1]
 
     queues = _queues(documents, spans, tags, body, seed)
