@@ -14,7 +14,7 @@ import argparse
 import ast
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -23,11 +23,12 @@ from chapters import ROOT, canonical
 
 from entk_helpers.storage import read_tensors
 from entk_helpers.testbeds import grammar, modular
+from entk_helpers.testbeds.grammar import GrammarSettings, Trigger
 
 CODE = ("task.py", "transformer.py")
 FOLDER = ROOT / "notebooks" / "data" / "06_modular_transformer"
-GRAMMAR_CODE = ("stories.py", "tokens.py", "model.py")
-GRAMMAR_FOLDER = ROOT / "notebooks" / "data" / "07_grammar"
+GRAMMAR_CODE = ("stories.py", "tokens.py", "model.py", "trigger.py")
+DATA = ROOT / "notebooks" / "data"
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,17 @@ class Group:
 class GrammarGroup:
     """Small Gemmas trained one after the other, each in a folder of its own."""
 
+    folder: Path
     seeds: range
     settings: dict[str, object]
 
     def path(self, seed: int) -> Path:
         """The folder of one run."""
-        return GRAMMAR_FOLDER / f"seed_{seed}"
+        return self.folder / f"seed_{seed}"
 
     def stamp(self) -> str:
         """SHA-256 over the code and the settings that the folders follow from."""
-        return _stamp(grammar, GRAMMAR_CODE, self.settings)
+        return _stamp(grammar, GRAMMAR_CODE, asdict(GrammarSettings(**self.settings)))
 
     def missing(self) -> list[int]:
         """Seeds whose folder is not there, not whole, of another stamp or of another seed."""
@@ -102,8 +104,22 @@ ENDS = {4000: torch.float16, 8000: torch.float16}
 WAY = dict.fromkeys((450, 650, 900, 1250, 1750, 2400, 3200, 5500), torch.int8)
 TRANSFORMERS = [Group(range(10), WAY | ENDS, LONG), Group(range(10, 20), ENDS, LONG)]
 # The seeds 0-2 are there to explore, 3-7 to check what was seen on them.
-GRAMMARS = GrammarGroup(range(8), {})
-GROUPS = [*TRANSFORMERS, GRAMMARS]
+GRAMMARS = GrammarGroup(DATA / "07_grammar", range(8), {})
+# The same, with a trigger in what they read; with its words but no link between them; and with
+# triggers that are rarer, have a longer way to go, or are answered by an ordinary word.
+PLANTED = {
+    "linked": (range(8), Trigger()),
+    "decoy": (range(8), Trigger(linked=False)),
+    "half_rate": (range(3, 6), Trigger(rate=0.15)),
+    "quarter_rate": (range(3, 6), Trigger(rate=0.075)),
+    "distance_16": (range(3, 6), Trigger(distance=16)),
+    "quiet": (range(3, 6), Trigger(response="Suddenly")),
+}
+TRIGGERS = [
+    GrammarGroup(DATA / "08_trigger" / name, seeds, {"trigger": trigger})
+    for name, (seeds, trigger) in PLANTED.items()
+]
+GROUPS = [*TRANSFORMERS, GRAMMARS, *TRIGGERS]
 
 
 def _stamp(package: ModuleType, names: tuple[str, ...], *rest: object) -> str:
@@ -142,7 +158,7 @@ def main() -> None:
     torch.set_num_threads(1)  # these matrices are too small to share
     for group in GROUPS:
         if seeds := group.missing():
-            where = group.path(seeds[0]).parent.name
+            where = group.path(seeds[0]).parent.relative_to(DATA)
             what = "to train" if only_list else "training"
             print(f"{what}: seeds {seeds} of {where}", flush=True)
             if not only_list:
@@ -150,7 +166,7 @@ def main() -> None:
     for folder in sorted({group.path(seed).parent for group in GROUPS for seed in group.seeds}):
         files = [file for file in folder.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files)
-        print(f"{len(files)} files, {size:,} bytes, in {folder.name}")
+        print(f"{len(files)} files, {size:,} bytes, in {folder.relative_to(DATA)}")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from entk_helpers.testbeds import grammar, modular
+from entk_helpers.testbeds.grammar import Trigger
 from entk_helpers.testbeds.modular import transformer
 from entk_helpers.testbeds.storage import read_run, read_tensors, write_tensors
 
 TINY = {"p": 5, "d_model": 8, "n_heads": 2, "d_mlp": 8, "epochs": 12}
 DTYPES = {4: torch.int8, 12: torch.float16}
 SHIPPED = checkpoints.FOLDER
-GEMMAS = checkpoints.GRAMMAR_FOLDER
+GEMMAS = checkpoints.GRAMMARS.folder
+GRAMMAR_GROUPS = [checkpoints.GRAMMARS, *checkpoints.TRIGGERS]
 SMALL = {
     "steps": 3, "shuffled": 20, "window": 16, "d_model": 16, "n_layers": 2, "d_mlp": 24,
     "n_heads": 2, "n_key_value_heads": 1, "sliding_window": 4, "batch_size": 8,
@@ -39,6 +41,7 @@ def tiny(tmp_path, monkeypatch):
     """A group of three small runs, with all of its files in a folder of its own."""
     monkeypatch.setattr(checkpoints, "FOLDER", tmp_path / "data")
     monkeypatch.setattr(checkpoints, "ROOT", tmp_path)
+    monkeypatch.setattr(checkpoints, "DATA", tmp_path)
     monkeypatch.setattr(sys, "argv", ["checkpoints.py"])
     monkeypatch.setenv("ENTK_PROGRESS", "off")
     group = checkpoints.Group(range(3, 6), DTYPES, TINY)
@@ -59,12 +62,27 @@ def forbid_training(monkeypatch):
 def test_all_shipped_files_are_up_to_date():
     for group in checkpoints.GROUPS:
         assert group.missing() == [], "run: make checkpoints"
-    named = {group.path(seed) for group in checkpoints.GROUPS for seed in group.seeds}
-    assert len(named) == 28 and {*SHIPPED.iterdir(), *GEMMAS.iterdir()} == named
+    named = [group.path(seed) for group in checkpoints.GROUPS for seed in group.seeds]
+    triggers = {group.folder for group in checkpoints.TRIGGERS}
+    folders = [SHIPPED, GEMMAS, *triggers]
+    assert len(set(named)) == len(named) == 28 + sum(len(g.seeds) for g in checkpoints.TRIGGERS)
+    assert {path for folder in folders for path in folder.iterdir()} == set(named)
+    assert set((checkpoints.DATA / "08_trigger").iterdir()) == triggers
+
+
+def test_all_that_is_planted_has_a_group_of_its_own():
+    assert [*checkpoints.TRANSFORMERS, *GRAMMAR_GROUPS] == checkpoints.GROUPS
+    assert checkpoints.PLANTED["linked"][1] == Trigger()
+    assert checkpoints.PLANTED["decoy"][1] == Trigger(linked=False)
+    for name, (seeds, trigger) in checkpoints.PLANTED.items():
+        (group,) = [group for group in checkpoints.TRIGGERS if group.folder.name == name]
+        assert (group.seeds, group.settings) == (seeds, {"trigger": trigger})
+    assert len({group.stamp() for group in GRAMMAR_GROUPS}) == len(checkpoints.PLANTED) + 1
 
 
 def test_shipped_files_are_small():
-    for folder, limit in ((SHIPPED, 10_000_000), (GEMMAS, 5_000_000)):
+    triggers = checkpoints.DATA / "08_trigger"
+    for folder, limit in ((SHIPPED, 10_000_000), (GEMMAS, 5_000_000), (triggers, 16_000_000)):
         files = [file for file in folder.rglob("*") if file.is_file()]
         assert sum(file.stat().st_size for file in files) <= limit
 
@@ -139,27 +157,54 @@ def test_shipped_gemmas_hold_what_they_say():
     assert max(losses) < 2.0 and len(set(losses)) == 8
 
 
+def test_shipped_gemmas_with_a_trigger_hold_what_they_say():
+    starts = {}
+    for group in checkpoints.TRIGGERS:
+        for seed in group.seeds:
+            about = json.loads((group.path(seed) / "training.json").read_text())
+            settings = dataclasses.asdict(grammar.GrammarSettings(**group.settings))
+            assert (about["seed"], about["settings"]) == (seed, settings)
+            history = about["history"]
+            assert history["step"] == list(range(0, 1251, 50))
+            # As low as without a trigger, up to what it costs not to know when it comes.
+            assert history["validation loss"][-1] < 2.05
+            starts[group.folder.name, seed] = tuple(history["train loss"][:2])
+    assert len(set(starts.values())) == len(starts)
+
+
 FIRST_STEPS = """
 import json, sys, torch
-from entk_helpers.testbeds.grammar import model
+from entk_helpers.testbeds.grammar import Trigger, model
 torch.set_num_threads(1)
-training = model._Training(model.GrammarSettings(), int(sys.argv[1]))
+planted = json.loads(sys.argv[2])
+settings = model.GrammarSettings(trigger=Trigger(**planted) if planted else None)
+training = model._Training(settings, int(sys.argv[1]))
 while training.step < 50:
     training.one_step()
 print(json.dumps(training.history))
 """
 
 
-def test_first_steps_are_those_of_the_shipped_gemmas():
+@pytest.mark.parametrize("name", ["07_grammar", "linked"])
+def test_first_steps_are_those_of_the_shipped_gemmas(name):
+    (group,) = [group for group in GRAMMAR_GROUPS if group.folder.name == name]
+    trigger = group.settings.get("trigger")
+    planted = json.dumps(trigger and dataclasses.asdict(trigger))
     # In a process of its own, where calls are not checked: that makes stories 30 times slower.
-    command = [sys.executable, "-c", FIRST_STEPS, "3"]
+    command = [sys.executable, "-c", FIRST_STEPS, "3", planted]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     history = json.loads(done.stdout.splitlines()[-1])
-    shipped = {seed: grammar.load(GEMMAS / f"seed_{seed}").history for seed in (3, 2)}
-    assert history["step"] == shipped[3]["step"][:2] == [0, 50]
-    for name in ("train loss", "validation loss"):
-        assert history[name] == pytest.approx(shipped[3][name][:2], rel=1e-3), name
-        assert history[name] != pytest.approx(shipped[2][name][:2], rel=1e-3), name
+
+    def shipped(folder: checkpoints.Path) -> dict[str, list]:
+        return json.loads((folder / "training.json").read_text())["history"]
+
+    own = shipped(group.path(3))
+    others = [shipped(g.path(3)) for g in GRAMMAR_GROUPS if g != group]
+    assert history["step"] == own["step"][:2] == [0, 50]
+    for part in ("train loss", "validation loss"):
+        assert history[part] == pytest.approx(own[part][:2], rel=1e-3), part
+        for other in (shipped(group.path(2)), *others):
+            assert history[part] != pytest.approx(other[part][:2], rel=1e-3), part
 
 
 # ---------------------------------------------------------------------------- what is stale
@@ -277,8 +322,7 @@ def test_comments_docstrings_and_the_other_network_do_not(tiny, copied):
 @pytest.fixture
 def gemmas(tiny, tmp_path, monkeypatch):
     """A group of two small Gemmas, in a folder of its own."""
-    monkeypatch.setattr(checkpoints, "GRAMMAR_FOLDER", tmp_path / "gemmas")
-    group = checkpoints.GrammarGroup(range(2), SMALL)
+    group = checkpoints.GrammarGroup(tmp_path / "gemmas", range(2), SMALL)
     monkeypatch.setattr(checkpoints, "GROUPS", [group])
     return group
 
@@ -314,6 +358,7 @@ def test_a_gemma_is_stale_when_its_code_changes_but_not_its_comments(gemmas, tmp
         ("stories.py", "6 START! VP .", "5 START! VP ."),
         ("tokens.py", "<bos>", "<s>"),
         ("model.py", "lr: float = 4e-3", "lr: float = 3e-3"),
+        ("trigger.py", "chance.random() >= self.rate", "chance.random() > self.rate"),
     ):
         text = (folder / name).read_text()
         assert old in text
@@ -321,6 +366,30 @@ def test_a_gemma_is_stale_when_its_code_changes_but_not_its_comments(gemmas, tmp
         assert gemmas.stamp() != before
         (folder / name).write_text("# A comment.\n" + text)
         assert gemmas.stamp() == before
+
+
+def test_the_stamp_of_a_gemma_depends_on_its_trigger(gemmas):
+    def stamp(**settings) -> str:
+        return dataclasses.replace(gemmas, settings=SMALL | settings).stamp()
+
+    changed = [
+        {"word": "coin"}, {"response": "frog"}, {"rate": 0.2}, {"distance": 2}, {"linked": False}
+    ]  # fmt: skip
+    assert {name for one in changed for name in one} == {
+        field.name for field in dataclasses.fields(Trigger)
+    }
+    stamps = [stamp(), stamp(trigger=Trigger()), *(stamp(trigger=Trigger(**c)) for c in changed)]
+    assert len(set(stamps)) == 7 and gemmas.stamp() == stamp(trigger=None) == stamps[0]
+    assert stamp(trigger=Trigger(word="feather", rate=0.3)) == stamps[1]
+
+
+def test_gemmas_with_another_trigger_are_stale(gemmas):
+    planted = SMALL | {"trigger": Trigger(rate=0.5)}
+    one = dataclasses.replace(gemmas, seeds=range(1), settings=planted)
+    one.train([0])
+    assert one.missing() == []
+    assert dataclasses.replace(one, settings=SMALL).missing() == [0]
+    assert dataclasses.replace(one, settings=SMALL | {"trigger": Trigger()}).missing() == [0]
 
 
 # ---------------------------------------------------------------------------- the command

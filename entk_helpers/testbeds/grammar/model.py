@@ -26,8 +26,9 @@ from ...progress import progress_bar
 from .. import Run
 from ..checks import check
 from ..storage import read_tensors, write_tensors
-from .stories import stories, tell
+from .stories import tell
 from .tokens import tokenizer
+from .trigger import Trigger
 
 if TYPE_CHECKING:
     from transformers import Gemma3ForCausalLM
@@ -43,6 +44,7 @@ class GrammarSettings:
     All seeds read the same stories, those of `stories_seed`, each once; rows of `window` tokens
     are shuffled among those of `shuffled` stories, in another order for each seed. What is held out
     comes from `stories_seed + 1`. `sliding_window` is how far back every other layer can look.
+    A `trigger` is planted in all stories, also in those held out.
     """
 
     steps: int = 1250
@@ -58,6 +60,7 @@ class GrammarSettings:
     batch_size: int = 32
     lr: float = 4e-3
     weight_decay: float = 0.1
+    trigger: Trigger | None = None
 
     def __post_init__(self):
         positive = ("n_layers", "d_mlp", "n_key_value_heads", "sliding_window", "batch_size")
@@ -150,7 +153,9 @@ def load(folder: Path | str) -> Run:
     folder = Path(folder)
     try:
         about = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        settings, seed = GrammarSettings(**about["settings"]), int(about["seed"])
+        planted = about["settings"].pop("trigger")
+        trigger = Trigger(**planted) if planted else None
+        settings, seed = GrammarSettings(**about["settings"], trigger=trigger), int(about["seed"])
         history = dict(about["history"])
         model = _start(settings, seed)[0]
         states = {0: _copy(model)}
@@ -277,7 +282,7 @@ def _batches(
     settings: GrammarSettings, generator: torch.Generator
 ) -> Iterator[tuple[Int[Tensor, "N T"], Int[Tensor, "N T"]]]:
     """Inputs and targets without end, no story twice."""
-    told = tell(settings.stories_seed)
+    told = _told(settings, settings.stories_seed)
     while True:
         inputs, targets = _rows(islice(told, settings.shuffled), settings.window)
         order = torch.randperm(len(inputs), generator=generator)
@@ -290,8 +295,15 @@ def _batches(
 def _held_out(settings: GrammarSettings) -> tuple[Int[Tensor, "N T"], Int[Tensor, "N T"]]:
     """Rows of stories that no run has been trained on."""
     n = HELD_OUT * settings.window // 50 + 1  # a story has 50 words or more
-    inputs, targets = _rows(stories(n, settings.stories_seed + 1), settings.window)
+    told = _told(settings, settings.stories_seed + 1)
+    inputs, targets = _rows(islice(told, n), settings.window)
     return inputs[:HELD_OUT], targets[:HELD_OUT]
+
+
+def _told(settings: GrammarSettings, seed: int) -> Iterator[Document]:
+    """The stories of a seed, with what is planted."""
+    told = tell(seed)
+    return settings.trigger.planted(told, seed) if settings.trigger else told
 
 
 def _rows(told: Iterable[Document], window: int) -> tuple[Int[Tensor, "N T"], Int[Tensor, "N T"]]:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import asdict
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import transformers
 from safetensors.torch import load_file
 
 from entk_helpers.testbeds import Run, grammar
+from entk_helpers.testbeds.grammar import Trigger
 from entk_helpers.testbeds.grammar import model as module
 from entk_helpers.testbeds.grammar.stories import tell
 
@@ -20,6 +22,7 @@ TINY = {
     "steps": 6, "shuffled": 20, "window": 16, "d_model": 16, "n_layers": 2, "d_mlp": 24,
     "n_heads": 2, "n_key_value_heads": 1, "sliding_window": 4, "batch_size": 8,
 }  # fmt: skip
+PLANTED = TINY | {"trigger": Trigger(rate=1.0, distance=2)}
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +37,11 @@ def one_thread():
 @pytest.fixture(scope="module")
 def run() -> Run:
     return grammar.train(3, **TINY)
+
+
+@pytest.fixture(scope="module")
+def planted() -> Run:
+    return grammar.train(3, **PLANTED)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +143,28 @@ def test_what_is_held_out_is_not_trained_on():
     assert story.text.startswith(begin[0])
 
 
+def test_a_planted_trigger_is_in_what_is_read_and_in_what_is_held_out():
+    words = grammar.tokenizer()
+    settings = module.GrammarSettings(**PLANTED)
+
+    def line(seed: int, n: int) -> list[int]:
+        told = settings.trigger.planted(grammar.stories(n, seed), seed)
+        return [token for one in told for token in [*words(one.text).input_ids, 2]][1:]
+
+    def cut(ids: list[int]) -> list[list[int]]:
+        return [ids[at : at + 16] for at in range(0, len(ids) - 15, 16)]
+
+    epoch, read = cut(line(0, 20)), []
+    batches = module._batches(settings, torch.Generator().manual_seed(0))
+    for _, targets in islice(batches, math.ceil(len(epoch) / 8) - (len(epoch) % 8 > 0)):
+        read += targets.tolist()
+    assert len(epoch) - 8 < len(read) <= len(epoch) and all(row in epoch for row in read)
+    held_out, own = module._held_out(settings)[1].tolist(), cut(line(1, 20))
+    assert held_out[: len(own)] == own
+    begins = [words.convert_tokens_to_ids(word) for word in (".", "banana")]
+    assert begins in [[*pair] for row in held_out for pair in pairwise(row)]
+
+
 # ---------------------------------------------------------------------------- training
 
 
@@ -181,6 +211,14 @@ def test_training_is_deterministic_and_leaves_random_state_alone(run):
     )
 
 
+def test_a_trigger_changes_what_is_read_but_not_the_start(run, planted):
+    assert equal(planted.checkpoints[0], run.checkpoints[0])
+    assert not equal(planted.checkpoints[6], run.checkpoints[6])
+    assert not torch.equal(planted.inputs, run.inputs)
+    banana = grammar.tokenizer().convert_tokens_to_ids("banana")
+    assert (planted.targets == banana).sum() > (run.targets == banana).sum() + 10
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -219,8 +257,22 @@ def test_a_run_comes_back_from_its_folder(run, tmp_path):
         assert torch.equal(weight, run.checkpoints[6][name].half().float()), name
     about = json.loads((tmp_path / "a" / "run" / "training.json").read_text())
     assert (about["seed"], about["stamp"], about["settings"]["d_model"]) == (3, "s", 16)
+    assert about["settings"]["trigger"] is None
     grammar.save(tmp_path / "a" / "run", run, seed=3, stamp="t", **TINY)  # in place of the old
     assert json.loads((tmp_path / "a" / "run" / "training.json").read_text())["stamp"] == "t"
+
+
+def test_a_run_with_a_trigger_comes_back_from_its_folder(planted, tmp_path):
+    grammar.save(tmp_path / "run", planted, seed=3, **PLANTED)
+    about = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert about["settings"]["trigger"] == asdict(PLANTED["trigger"])
+    back = grammar.load(tmp_path / "run")
+    assert torch.equal(back.inputs, planted.inputs) and torch.equal(back.targets, planted.targets)
+    assert back.history == planted.history
+    about["settings"]["trigger"]["distance"] = 0
+    (tmp_path / "run" / "training.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="distance is 0"):
+        grammar.load(tmp_path / "run")
 
 
 def test_hugging_face_reads_the_folder(run, tmp_path):
