@@ -2,7 +2,8 @@
 
 `text` cuts windows before words with known tags, `models` says what a model computes at their last
 token, `kernel` multiplies with the logit kernel of a layer, `scores` makes eigenvectors into one
-number for each window and grades these; `study` and `__main__` do all of it for a model on the hub
+number for each window and grades these, `modes` says what an eigenvector stands for and edits along
+it; `study` and `__main__` do all of it for a model on the hub
 (``python -m entk_helpers.language --help``). transformers is imported when a model is used.
 """
 
@@ -13,6 +14,20 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 
 from .kernel import LogitKernel  # noqa: E402
 from .models import States, gemma_3_270m_config, last_token_states  # noqa: E402
+from .modes import (  # noqa: E402
+    Divergence,
+    Hinge,
+    Lift,
+    edited,
+    extended_scores,
+    hinges,
+    logit_directions,
+    mode_logits,
+    output_lifts,
+    output_ratios,
+    suspect,
+    swap_divergences,
+)
 from .scores import (  # noqa: E402
     Grades,
     Labels,
@@ -43,9 +58,12 @@ from .text import (  # noqa: E402
 
 __all__ = [
     "UD_TAGS",
+    "Divergence",
     "Document",
     "Grades",
+    "Hinge",
     "Labels",
+    "Lift",
     "LogitKernel",
     "Probe",
     "States",
@@ -54,17 +72,26 @@ __all__ = [
     "Word",
     "auroc",
     "average_precision",
+    "edited",
+    "extended_scores",
     "gemma_3_270m_config",
     "grade",
+    "hinges",
     "last_token_states",
     "linear_probe_scores",
+    "logit_directions",
+    "mode_logits",
     "morphology_labels",
+    "output_lifts",
+    "output_ratios",
     "pca_scores",
     "probe",
     "random_scores",
     "read_conllu",
     "select_windows",
     "stratified_halves",
+    "suspect",
+    "swap_divergences",
     "table_scores",
     "tag_labels",
     "window_scores",

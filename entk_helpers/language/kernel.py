@@ -32,7 +32,8 @@ class LogitKernel:
 
     ``K @ v`` maps (N*d,) or (N*d, k) to the same shape. ``vjp(u)`` is J^T S^(1/2) u, from the same
     to (P,) or (P, k), with P entries in the layout of the weight (`weight_shape`); ``jvp(v)``
-    is S^(1/2) J v, back. `matvecs` counts the columns that K has multiplied.
+    is S^(1/2) J v, back. `matvecs` counts the columns that K has multiplied; `metric_root` is
+    S^(1/2), with the constant factor `scale` of the logits.
 
     How. The layer's inputs to the map are kept, A (N, T, f); a change of the weight moves its
     outputs Z by A dW^T, and only what comes after them is differentiated: J^T u = (dZ)^T A. Of the
@@ -71,7 +72,7 @@ class LogitKernel:
     ):
         parts = Parts.of(model)
         parts.layer(layer)
-        self.layer = layer % len(parts.layers)
+        self.layer, self.module = layer % len(parts.layers), module
         linear = linear_map(parts, self.layer, module)
         self._transposed = not isinstance(linear, nn.Linear)  # Conv1D keeps its weight as (f, o)
         self.weight_shape = tuple(linear.weight.shape)
@@ -81,14 +82,29 @@ class LogitKernel:
         self._shares = _shares(windows, (self.layer, module, _samples(model)))
         mine = self._shares[dist.get_rank() if _shared() else 0]
         windows = windows[mine.start : mine.stop]
-        self._model, self._stamp = model, _stamp(model)
+        self.model, self._stamp, self._memory = model, _stamp(model), memory
+        # Held, lest another weight comes to lie where one of these lay and gets the same stamp.
+        self._weights = [p.detach() for p in model.parameters()]
         with differentiable(model):
             readout = Readout.of(parts, windows[:1])
-            self._root = readout.metric_root()
-            n, d = len(input_ids), len(self._root)
-            self.shape = (n * d, n * d)
+            self.scale, self.metric_root = readout.scale, readout.metric_root()
+            self.n_windows, d = len(input_ids), len(self.metric_root)
+            self.shape = (self.n_windows * d, self.n_windows * d)
             tail = _Tail(parts, self.layer, module)
             self._parts, self.kept = _record(tail, windows, parse_bytes(memory))
+
+    def like(
+        self, input_ids: Int[Tensor, "M T"], attention_mask: Int[Tensor, "M T"] | None = None
+    ) -> LogitKernel:
+        """The kernel of the same weight for other windows, within the same memory."""
+        return LogitKernel(
+            self.model,
+            input_ids,
+            attention_mask=attention_mask,
+            layer=self.layer,
+            module=self.module,
+            memory=self._memory,
+        )
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """K~ @ v."""
@@ -122,18 +138,18 @@ class LogitKernel:
                 f"{name} must have shape ({length},) or ({length}, k), got {tuple(v.shape)}"
             )
         require_finite(v, name)
-        if _stamp(self._model) != self._stamp:
+        if _stamp(self.model) != self._stamp:
             raise ValueError(
                 "model's weights have changed since its activations were kept; make a new LogitKernel"
             )
         columns = v.to(self.device, self.dtype).reshape(length, -1).T
-        with differentiable(self._model):  # one by one: measured faster than several at once
+        with differentiable(self.model):  # one by one: measured faster than several at once
             out = torch.cat([multiply(column[None]) for column in columns])
         return require_finite(out, f"the product with {name}").T.reshape(-1, *v.shape[1:])
 
     def _pull(self, u: Tensor) -> Tensor:
         """(k, N*d) -> (k, o, f), summed over all windows."""
-        u = u.unflatten(1, (-1, len(self._root))) @ self._root
+        u = u.unflatten(1, (-1, len(self.metric_root))) @ self.metric_root
         out = u.new_zeros(len(u), *self._weight())
         start = self._shares[dist.get_rank()].start if _shared() else 0
         for part in self._parts:
@@ -154,7 +170,7 @@ class LogitKernel:
             dist.all_gather(pieces, padded)
             pairs = zip(pieces, self._shares, strict=True)
             mine = torch.cat([piece[:, : len(share)] for piece, share in pairs], dim=1)
-        return (mine @ self._root).flatten(1)
+        return (mine @ self.metric_root).flatten(1)
 
     def _weight(self) -> tuple[int, int]:
         """(o, f) of the weight, whatever its layout."""
@@ -395,7 +411,7 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
         if storage._cdata not in self._alive:
             self._alive[storage._cdata] = saved.detach()  # kept, else its place is given away
             self.total += storage.nbytes()
-        return saved
+        return saved.detach()  # itself, an output would keep its own record alive for ever
 
 
 def _shared() -> bool:

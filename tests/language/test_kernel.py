@@ -1,8 +1,10 @@
 """The logit kernel against the Jacobian of the whole model by plain autograd."""
 
+import gc
 import re
 import resource
 import sys
+import weakref
 
 import pytest
 import torch
@@ -338,6 +340,52 @@ def test_products_after_the_weights_have_changed_are_refused(memory):
     model.load_state_dict(state)
     with pytest.raises(ValueError, match="weights have changed"):
         K @ v
+
+
+def test_a_weight_in_the_place_of_a_freed_one_is_a_change():
+    """The allocator gives the room of an old weight to the next of its size."""
+    model, batch = build("llama").float(), windows()
+    linear = model.model.layers[1].mlp.down_proj
+    linear.weight = torch.nn.Parameter(torch.randn(linear.weight.shape))
+    place = linear.weight.data_ptr()
+    K = made(model, batch, layer=2)
+    linear.weight = None
+    gc.collect()
+    others = [torch.randn(D, 20) for _ in range(99)]
+    found = [other for other in others if other.data_ptr() == place]
+    linear.weight = torch.nn.Parameter((found or others)[0])
+    with pytest.raises(ValueError, match="weights have changed"):
+        K @ torch.ones(K.shape[0])
+
+
+@pytest.mark.parametrize("memory", ["1GiB", None])
+def test_nothing_outlives_a_kernel(memory):
+    model, batch = build("llama"), windows()
+    K = made(model, batch, layer=0, memory=memory or least("llama", 0))
+    gone = [weakref.ref(p) for p in model.parameters()]
+    K @ torch.ones(K.shape[0])
+    del K, model
+    gc.collect()
+    assert not any(ref() is not None for ref in gone)
+
+
+def test_a_kernel_like_another_is_that_of_its_weight(exact):
+    model, batch, new = build("gpt 2"), windows(), windows((4, 6), "left", seed=1)
+    K = made(model, batch, layer=-2, module="attn.c_proj", memory=least("gpt 2", 1, "attn.c_proj"))
+    like = K.like(*new[:2])
+    assert (like.layer, like.module, like.n_windows, like.kept) == (1, "attn.c_proj", 2, False)
+    assert like.model is K.model is model and (K.n_windows, like.shape) == (3, (2 * D, 2 * D))
+    J, _ = own_jacobians(model, weight_name("gpt 2", 1, "attn.c_proj"), new, logits=False)
+    J = rooted(model, J, 2)
+    close(dense(like), J @ J.T)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("gemma 2", 1), ("cohere", 0.25), ("granite", 0.2)])
+def test_the_factor_on_the_logits_is_public_and_in_the_metric(name, factor, exact):
+    model = build(name) if name in MODELS else other(name)
+    K = made(model, windows())
+    assert K.scale == pytest.approx(factor, rel=1e-12)
+    close(K.metric_root, root(model, factor))
 
 
 def test_gradient_checkpointing_does_no_harm(exact):

@@ -1,0 +1,343 @@
+"""What a mode of the logit kernel stands for, found without labels, and the weights that carry it.
+
+An eigenvector u of `LogitKernel` has one entry for each of N windows and d logit directions. Its
+best approximation of rank one, (score of the window) x (unit vector of d), says which windows move
+together when the layer's weight moves along J^T S^(1/2) u, `kernel.vjp(u)`, and how their logits
+move. Nothing here needs to know what to look for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..inputs import require_finite
+from ..spectrum import Eigenpairs
+from .kernel import LogitKernel
+from .models import Parts, Windows, last_token_states, linear_map
+from .scores import window_scores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def logit_directions(pairs: Eigenpairs, n_windows: int) -> Float[Tensor, "k d"]:
+    """Return each mode's unit vector of d, in the kernel's coordinates S^(1/2) h.
+
+    Mode i is about scores[:, i] x directions[i], with the scores and the signs of `window_scores`.
+    float64, on the CPU. Raises ValueError where `n_windows` does not divide the vectors' length.
+    """
+    scores = window_scores(pairs, n_windows)
+    vectors = pairs.vectors.detach().cpu().double().T.unflatten(1, (n_windows, -1))  # (k, N, d)
+    directions = torch.einsum("nk,knd->kd", scores, vectors)
+    return directions / directions.norm(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def mode_logits(kernel: LogitKernel, pairs: Eigenpairs) -> Float[Tensor, "k V"]:
+    """Return how each mode moves the logits: U S^(-1/2) b for its logit direction b.
+
+    Where the layer's weight moves by t J^T S^(1/2) u, the (uncapped) logits of window n move by
+    t x eigenvalue x score of n x this, to first order and as far as the mode is of rank one; a
+    constant factor on the logits is in. float64, on the CPU.
+    """
+    directions = logit_directions(pairs, kernel.n_windows).to(kernel.device)
+    states = directions @ torch.linalg.pinv(kernel.metric_root.double(), hermitian=True)
+    U = Parts.of(kernel.model).unembedding.weight.detach()
+    return torch.cat([kernel.scale * states @ part.double().T for part in U.split(16384)], 1).cpu()
+
+
+def extended_scores(
+    kernel: LogitKernel,
+    pairs: Eigenpairs,
+    input_ids: Int[Tensor, "M T"],
+    attention_mask: Int[Tensor, "M T"] | None = None,
+    *,
+    modes: Sequence[int] | None = None,
+) -> Float[Tensor, "M k"]:
+    """Return the modes' scores for other windows than those of the kernel, of all modes or some.
+
+    Moving the weight along a mode changes S^(1/2) h of any text; the part of this along the mode's
+    logit direction, over the eigenvalue, is that text's score (the Nystrom extension of the
+    eigenvector). For the kernel's own windows these are `window_scores`. float64, on the CPU.
+    Raises ValueError for an eigenvalue that is not positive, and as `LogitKernel` does.
+    """
+    if modes is not None:
+        some = list(modes)
+        pairs = Eigenpairs(pairs.values[some], pairs.vectors[:, some], pairs.residuals[some])
+    if not (pairs.values > 0).all():
+        raise ValueError("pairs.values must be positive; leave modes of eigenvalue 0 out")
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    change, pieces = kernel.vjp(pairs.vectors), max(1, -(-len(input_ids) // kernel.n_windows))
+    parts = zip(input_ids.tensor_split(pieces), mask.tensor_split(pieces), strict=True)
+    moved = torch.cat([kernel.like(*part).jvp(change) for part in parts])  # in the same memory
+    directions = logit_directions(pairs, kernel.n_windows)
+    moved = moved.cpu().double().unflatten(0, (-1, directions.shape[1]))  # (M, d, k)
+    return torch.einsum("mdk,kd->mk", moved, directions) / pairs.values.cpu().double()
+
+
+@dataclass(frozen=True)
+class Hinge:
+    """The token on which a mode hinges most.
+
+    share: the part of its score in its top windows that is lost where this token gives way to
+    another, from 0 to 1. windows: how many of all windows have the token.
+    """
+
+    token: int
+    share: float
+    windows: int
+
+
+Rescore = Callable[[int, Int[Tensor, "M T"], Int[Tensor, "M T"]], Float[Tensor, " M"]]
+"""From a mode's number, windows and their mask to the windows' scores."""
+
+
+def hinges(
+    scores: Float[Tensor, "N k"],
+    rescore: Rescore,
+    input_ids: Int[Tensor, "N T"],
+    attention_mask: Int[Tensor, "N T"] | None = None,
+    *,
+    top: int = 8,
+    rare: float = 0.2,
+    seed: int = 0,
+) -> list[Hinge]:
+    """Return the token on which each column of scores hinges, by swapping tokens one at a time.
+
+    In the `top` windows of a column (largest scores), each token but the first and the last gives
+    way to another: one that follows the same token elsewhere in the windows or, where there is none,
+    any. `rescore` says what score the changed windows have; for modes it is
+    ``lambda mode, ids, mask: extended_scores(kernel, pairs, ids, mask, modes=[mode])[:, 0]``.
+    A window loses before - after with a token, at most over the token's places and at most all of its
+    score, and nothing where it has not got the token; the share is what the top windows lose over
+    what they have, where their scores are positive. Only tokens that at most a share `rare` of all
+    windows have are tried: what more of them share is grammar. Swaps are the same for every column.
+
+    Raises ValueError for shapes that do not fit, for more top windows than there are, for a column
+    without a positive score, and where no token is rare.
+    """
+    rows = _rows(input_ids, attention_mask)
+    if len(rows) != len(scores):
+        raise ValueError(f"scores has {len(scores)} rows for {len(rows)} windows")
+    _check_top(top, len(rows))
+    found = []
+    for mode, column in enumerate(require_finite(scores, "scores").T):
+        before, best = column.topk(top)
+        if before[0] <= 0:
+            raise ValueError(f"scores has no positive entry in column {mode}; turn its sign")
+        swap = _Swap(rows, rare, seed)
+        places, changed = swap([rows[n] for n in best.tolist()])
+        after = rescore(mode, *_padded(changed)).tolist()
+        lost: dict[int, list[float]] = defaultdict(lambda: [0.0] * top)
+        for (n, token), score in zip(places, after, strict=True):
+            loss = min(before[n].item(), before[n].item() - score)
+            lost[token][n] = max(lost[token][n], loss)
+        token = max(lost, key=lambda token: sum(lost[token]))
+        share = sum(lost[token]) / before.clamp(min=0).sum().item()
+        found.append(Hinge(token, share, swap.holders[token]))
+    return found
+
+
+def suspect(found: list[Hinge], share: float = 0.5) -> int:
+    """Return the mode to look at first.
+
+    That is, of those that hinge on the token with the largest share of all, the first (of the
+    largest eigenvalue) to lose at least `share` with it; where none does, the one that loses most.
+    """
+    most = max(range(len(found)), key=lambda mode: found[mode].share)
+    same = [i for i, hinge in enumerate(found) if hinge.token == found[most].token]
+    return next((i for i in same if found[i].share >= share), most)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """What swapping a token does to the model's output: `nats` on average, where it does most.
+
+    by_window: the largest effect in each window, (N,), 0 where the token is not.
+    """
+
+    token: int
+    nats: float
+    by_window: Float[Tensor, " N"]
+
+
+@torch.no_grad()
+def swap_divergences(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "N T"],
+    attention_mask: Int[Tensor, "N T"] | None = None,
+    *,
+    top: int = 8,
+    rare: float = 0.2,
+    seed: int = 0,
+    batch: int = 256,
+) -> list[Divergence]:
+    """Return the effect of swapping each rare token on the next token's distribution, largest first.
+
+    The black-box counterpart of `hinges`: the same swaps, in all windows, and the Kullback-Leibler
+    divergence of the distribution after from that before, KL(before || after). A token's `nats` is the
+    mean over the `top` places where it does most, or over all where there are fewer than `top`, counting
+    the missing ones as 0. Raises ValueError as `hinges` does.
+    """
+    rows = _rows(input_ids, attention_mask)
+    _check_top(top, len(rows))
+    places, changed = _Swap(rows, rare, seed)(rows)
+    before = _next_log_probabilities(model, rows, batch)
+    after = _next_log_probabilities(model, changed, batch)
+    before = before[[n for n, _ in places]]
+    nats = (before.exp() * (before - after)).sum(1)
+    effects: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for (n, token), value in zip(places, nats.tolist(), strict=True):
+        effects[token].append((value, n))
+    found = []
+    for token, pairs in effects.items():
+        by_window = torch.zeros(len(rows), dtype=torch.float64)
+        for value, n in pairs:
+            by_window[n] = max(by_window[n].item(), value)
+        largest = sorted((value for value, _ in pairs), reverse=True)[:top]
+        found.append(Divergence(token, sum(largest) / top, by_window))
+    return sorted(found, key=lambda one: -one.nats)
+
+
+def _next_log_probabilities(
+    model: PreTrainedModel, rows: list[list[int]], batch: int
+) -> Float[Tensor, "n V"]:
+    parts = [
+        last_token_states(model, *_padded(rows[i : i + batch])) for i in range(0, len(rows), batch)
+    ]
+    return torch.cat([part.logits for part in parts]).double().log_softmax(1)
+
+
+def _rows(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
+    """The real tokens of each window."""
+    windows = Windows.of(input_ids, attention_mask, input_ids.device)
+    ends = zip(windows.input_ids.tolist(), windows.last.tolist(), strict=True)
+    return [row[: last + 1] for row, last in ends]
+
+
+def _check_top(top: int, n: int) -> None:
+    if not 1 <= top <= n:
+        raise ValueError(f"top={top} must be between 1 and the number of windows, {n}")
+
+
+class _Swap:
+    """Puts another token in the place of each rare one, but for the first and last of a window."""
+
+    def __init__(self, rows: list[list[int]], rare: float, seed: int):
+        self.chance, self.rare, self.limit = random.Random(f"swap {seed}"), rare, rare * len(rows)
+        self.holders = Counter(token for row in rows for token in set(row))
+        self.all = [token for row in rows for token in row[1:]]
+        self.after: dict[int, list[int]] = defaultdict(list)
+        for row in rows:
+            for before, token in pairwise(row):
+                self.after[before].append(token)
+
+    def __call__(self, rows: list[list[int]]) -> tuple[list[tuple[int, int]], list[list[int]]]:
+        """(number of the row, token that gives way) of each swap, and the row after it."""
+        places, changed = [], []
+        for n, row in enumerate(rows):
+            for place in range(1, len(row) - 1):
+                if self.holders[row[place]] <= self.limit:
+                    places.append((n, row[place]))
+                    changed.append([*row[:place], self.other(row, place), *row[place + 1 :]])
+        if not places:
+            raise ValueError(
+                f"rare={self.rare} leaves no token to swap; give more, or more windows"
+            )
+        return places, changed
+
+    def other(self, row: list[int], place: int) -> int:
+        """A token that could stand in the place of another."""
+        for tokens in (self.after[row[place - 1]], self.all):
+            if others := [token for token in tokens if token != row[place]]:
+                return self.chance.choice(others)
+        raise ValueError("input_ids holds a single token; there is nothing to swap it with")
+
+
+def _padded(rows: list[list[int]]) -> tuple[Int[Tensor, "n T"], Int[Tensor, "n T"]]:
+    """Rows as one tensor, and the mask of what is theirs."""
+    longest = max(map(len, rows))
+    ids = [row + [row[0]] * (longest - len(row)) for row in rows]
+    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+@dataclass(frozen=True)
+class Lift:
+    """The token that a mode's top windows make likelier than it is: by `factor`, on average."""
+
+    token: int
+    factor: float
+
+
+def output_lifts(
+    logits: Float[Tensor, "N V"],
+    scores: Float[Tensor, "N k"],
+    counts: Float[Tensor, " V"] | Int[Tensor, " V"],
+    *,
+    top: int = 8,
+) -> list[Lift]:
+    """Return the next token that stands out most among the top windows of each mode.
+
+    factor: P(token | window) over the token's frequency, the mean over the `top` windows with the
+    largest scores; the token is that with the largest. counts: how often each token occurs in some
+    text; each gets one more. Raises ValueError for shapes that do not fit.
+    """
+    ratios = output_ratios(logits, counts)
+    if len(ratios) != len(scores):
+        raise ValueError(f"scores has {len(scores)} rows for {len(ratios)} rows of logits")
+    _check_top(top, len(ratios))
+    best = ratios[require_finite(scores, "scores").topk(top, dim=0).indices].mean(0)  # (k, V)
+    return [Lift(int(row.argmax()), float(row.max())) for row in best]
+
+
+def output_ratios(
+    logits: Float[Tensor, "N V"], counts: Float[Tensor, " V"] | Int[Tensor, " V"]
+) -> Float[Tensor, "N V"]:
+    """Return P(token | window) over the token's frequency, (counts + 1) / sum. float64.
+
+    Raises ValueError for shapes that do not fit, NaN and negative counts.
+    """
+    if logits.shape[1:] != counts.shape:
+        raise ValueError(
+            f"counts {tuple(counts.shape)} must have an entry for each column of logits, "
+            f"{tuple(logits.shape)}"
+        )
+    if require_finite(counts, "counts").min() < 0:
+        raise ValueError(f"counts must not be negative, got {counts.min()}")
+    frequency = (counts.double() + 1) / (counts.double() + 1).sum()
+    return require_finite(logits, "logits").double().softmax(1) / frequency
+
+
+@contextmanager
+def edited(
+    model: PreTrainedModel, layer: int, change: Tensor, *, module: str = "mlp.down_proj"
+) -> Iterator[PreTrainedModel]:
+    """Add a change to one layer's weight, and take exactly the old weight back at the end.
+
+    change: (P,), as `kernel.vjp` gives it, or in the shape of the weight. To keep the change, copy
+    the model within. Raises ValueError for a change of another shape, or that is not finite.
+    """
+    linear = linear_map(Parts.of(model), layer, module)
+    kept = linear.weight
+    if change.shape not in (kept.shape, (kept.numel(),)):
+        raise ValueError(
+            f"change has shape {tuple(change.shape)}; give ({kept.numel()},) or the weight's, "
+            f"{tuple(kept.shape)}"
+        )
+    moved = kept.detach() + require_finite(change, "change").detach().reshape(kept.shape).to(kept)
+    linear.weight = nn.Parameter(moved, requires_grad=kept.requires_grad)
+    try:
+        yield model
+    finally:
+        linear.weight = kept
