@@ -34,6 +34,9 @@ run: setup ## execute every chapter anew
 checkpoints: setup ## train the networks that chapters read from files, where out of date
 	@$(PY) book/_tools/checkpoints.py
 
+trigger: setup ## the full study of planted triggers; goes on where it was stopped
+	@$(PY) book/_tools/trigger.py
+
 gemma: setup ## grammar in google/gemma-3-270m itself, for which a GPU and its licence are needed
 	@$(PY) -m pip install -qq -c requirements.txt --no-build-isolation -e '.[gemma]'
 	@$(PY) -m entk_helpers.language --download --out _build/gemma
