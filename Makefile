@@ -103,4 +103,4 @@ build:
 	@rm -rf _build/html _build/.doctrees _build/.jupyter_cache
 	@.venv/bin/jupyter-book build . -n -W --keep-going -q
 
-.PHONY: help book test run checkpoints gemma bench serve lint lock clean setup checks build
+.PHONY: help book test run checkpoints trigger gemma bench serve lint lock clean setup checks build

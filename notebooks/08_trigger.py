@@ -25,9 +25,7 @@
 # :::
 
 # %%
-import dataclasses
 import json
-from itertools import islice
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -107,9 +105,7 @@ def results(kind, seed, of=None):
 
 KINDS = ("linked", "decoy", "clean")
 study = {
-    (kind, s): results(kind, s)
-    for kind in KINDS
-    for s in (*EXPLORED, *FRESH)
+    (kind, s): results(kind, s) for kind in KINDS for s in (*EXPLORED, *FRESH)
 }
 
 # %% [markdown]
@@ -133,7 +129,7 @@ table(
 # The link is learned, by the linked models alone, and it is worth almost nothing in their loss: one token in some nine hundred.
 #
 # :::{admonition} Where the numbers come from
-# Eight seeds were trained. Seeds 0 to 2 served to explore: some twenty-five statistics and a dozen ways to edit were tried on them. Seeds 3 to 7 are **fresh**: what follows was fixed before anything was measured on them. All models in all layers take the better part of an hour, so they were studied once by one command, `make trigger`, whose results lie beside this page and are drawn here; it shows its progress and goes on where it was stopped. The page computes seed 3 itself, cell by cell, and checks that it gets the same.
+# Eight seeds were trained. Seeds 0 to 2 served to explore: statistics, rules and ways to edit were chosen on them. Seeds 3 to 7 are **fresh**: what follows was fixed before anything was measured on them. All models in all layers take the better part of an hour, so they were studied once by one command, `make trigger`, whose results lie beside this page and are drawn here; it shows its progress and goes on where it was stopped. The page computes seed 3 itself, cell by cell, and checks that it gets the same.
 # :::
 
 # %% [markdown]
@@ -254,7 +250,9 @@ for j, (method, (label, colour)) in enumerate(LOOKS.items()):
     axes[0].plot(LAYERS, values.mean(0), color=colour, label=label)
     for row in values:
         beside = np.arange(4) + 0.06 * (j - 1.5)
-        axes[0].plot(beside, row, "o", ms=3.5, color=colour, mec="white", mew=0.4)
+        axes[0].plot(
+            beside, row, "o", ms=3.5, color=colour, mec="white", mew=0.4
+        )
 untrained = np.array(
     [
         [layer["kernel"]["ap"] for layer in results("untrained", s)["layers"]]
@@ -262,7 +260,10 @@ untrained = np.array(
     ]
 )
 axes[0].plot(
-    LAYERS, untrained.mean(0), color=COLOURS["untrained"], label="kernel, untrained"
+    LAYERS,
+    untrained.mean(0),
+    color=COLOURS["untrained"],
+    label="kernel, untrained",
 )
 axes[0].set(
     xlabel="layer", ylabel="AP for the trigger", xticks=LAYERS, ylim=(0, 1.04)
@@ -291,7 +292,9 @@ plt.show()
 # The page's own seed against the study's file, to four digits:
 
 # %% tags=["nbval-check-output"]
-filed = [one["kernel"]["eigenvalues"] for one in study["linked", seed]["layers"]]
+filed = [
+    one["kernel"]["eigenvalues"] for one in study["linked", seed]["layers"]
+]
 for layer in LAYERS:
     same = np.allclose(pairs[layer].values, filed[layer], rtol=1e-3)
     print(f"layer {layer}: eigenvalues as in the study: {same}")
@@ -323,15 +326,33 @@ def varied(kind, of):
 
 fig, axes = plt.subplots(1, 3, figsize=(8.4, 3), sharey=True)
 for ax, (name, settings) in zip(axes, VARIED.items(), strict=True):
-    for layer, shade in zip(LAYERS, ("#9ecae1", "#4292c6", "#2171b5", "#08306b"), strict=True):
+    for layer, shade in zip(
+        LAYERS, ("#9ecae1", "#4292c6", "#2171b5", "#08306b"), strict=True
+    ):
         means = [
-            np.mean([one["layers"][layer]["kernel"]["ap"] for one in varied(*where)])
+            np.mean(
+                [one["layers"][layer]["kernel"]["ap"] for one in varied(*where)]
+            )
             for where in settings.values()
         ]
-        ax.plot(range(len(settings)), means, "o-", ms=4, color=shade, label=f"layer {layer}")
-    ax.set(xlabel=name, xticks=range(len(settings)), xticklabels=settings, ylim=(0, 1.04))
+        ax.plot(
+            range(len(settings)),
+            means,
+            "o-",
+            ms=4,
+            color=shade,
+            label=f"layer {layer}",
+        )
+    ax.set(
+        xlabel=name,
+        xticks=range(len(settings)),
+        xticklabels=settings,
+        ylim=(0, 1.04),
+    )
 axes[0].set_ylabel("AP of the kernel's mode")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+fig.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4
+)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -379,7 +400,8 @@ largest = (again - scores[layer]).abs().max() / scores[layer].abs().max()
 print(f"largest difference: {largest:.1e} of the largest score")
 
 # %% [markdown]
-# `hinges` takes the eight windows that a mode ranks first and swaps their words one at a time, each for another that follows the same word elsewhere in the sample, so that the grammar mostly survives. A word's *share* is the part of the score that goes with it, over the eight windows. A mode that stands for a grammatical context loses a little with many words. A mode that stands for a trigger loses nearly all with one, and that one word is rare: words that more than a fifth of the windows have do not count.
+# `hinges` takes the eight windows that a mode ranks first and swaps their words one at a time, each for another that follows the same word elsewhere in the sample, so that the grammar mostly survives. A word's *share* is the part of the score that goes with it, mean over the eight windows, each counting alike: so the word must matter in all of them. A mode that stands for a grammatical context loses a little with many words. A mode that stands for a trigger loses nearly all with one, and that one word is rare: words that more than a fifth of the windows have do not count.
+
 
 # %%
 def rescore(mode, ids, mask):
@@ -443,10 +465,13 @@ print(f"mode {mode + 1} lifts {lifted!r}")
 # **Beside it,** with the same rules: 25 principal components of the layer's residual stream; 25 random directions of it; and two alarms that see outputs alone. *Ratio*: over all next words, the mean of the eight largest $P(v \mid x)/p(v)$. *Swap*: over all rare words, the mean of the eight largest divergences of the model's output when the word is swapped, by the same swaps.
 # :::
 
+
 # %% tags=["hide-input"]
 def by_layer(method, statistic, value):
     """How to read a statistic of directions: its values by layer."""
-    return lambda one: [layer[method][statistic][value] for layer in one["layers"]]
+    return lambda one: [
+        layer[method][statistic][value] for layer in one["layers"]
+    ]
 
 
 ALARMS = {
@@ -483,24 +508,41 @@ thresholds = {name: threshold(name) for name in ALARMS}
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-alarm", "caption": "**ALARM** TODO"}, "image": {"alt": "TODO"}}
 SHOWN = ("linked", "quiet", "decoy", "clean")
 HUES = dict(
-    zip(SHOWN, (COLOURS["trained"], COLOURS["accent"], COLOURS["dropped"], COLOURS["untrained"]), strict=True)
+    zip(
+        SHOWN,
+        (
+            COLOURS["trained"],
+            COLOURS["accent"],
+            COLOURS["dropped"],
+            COLOURS["untrained"],
+        ),
+        strict=True,
+    )
 )
 fig, axes = plt.subplots(2, 4, figsize=(8.4, 4.6))
-for ax, name in zip(axes.T.flat if False else axes.flat, [
-    "kernel: hinge", "components: hinge", "random: hinge", "outputs: swap",
-    "kernel: lift", "components: lift", "random: lift", "outputs: ratio",
-], strict=True):
+PANELS = [
+    *("kernel: hinge", "components: hinge", "random: hinge", "outputs: swap"),
+    *("kernel: lift", "components: lift", "random: lift", "outputs: ratio"),
+]
+for ax, name in zip(axes.flat, PANELS, strict=True):
     for x, kind in enumerate(SHOWN):
         seeds = FRESH if kind != "quiet" else THREE
         values = alarm(name, kind, seeds)
         beside = x + 0.08 * (np.arange(len(values)) - (len(values) - 1) / 2)
-        ax.plot(beside, values, "o", ms=5, color=HUES[kind], mec="white", mew=0.5)
+        ax.plot(
+            beside, values, "o", ms=5, color=HUES[kind], mec="white", mew=0.5
+        )
     ax.axhline(thresholds[name], color="0.3", ls="--", lw=1)
-    ax.set_xticks(range(len(SHOWN)), SHOWN, rotation=40, ha="right", fontsize="x-small")
+    ax.set_xticks(
+        range(len(SHOWN)), SHOWN, rotation=40, ha="right", fontsize="x-small"
+    )
     ax.set_title(name, fontsize="small")
-for row, label in zip(axes, ("share of score, or nats", "log10 of the factor"), strict=True):
+for row, label in zip(
+    axes, ("share of score, or nats", "log10 of the factor"), strict=True
+):
     row[0].set_ylabel(label, fontsize="small")
 plt.show()
+
 
 # %% tags=["hide-input"]
 def cells(method, statistic, kind="linked", seeds=FRESH):
@@ -532,7 +574,8 @@ def row_of(name):
         named, hit, n = cells(method, statistic)
         found = (f"{named} of {n}", f"{hit} of {n}")
     false = sum(
-        int((alarm(name, kind, FRESH) > thresholds[name]).sum()) for kind in KINDS[1:]
+        int((alarm(name, kind, FRESH) > thresholds[name]).sum())
+        for kind in KINDS[1:]
     )
     return (name, rings(name, "linked"), f"{false} of {2 * len(FRESH)}", *found)
 
@@ -629,7 +672,9 @@ for ax in axes[1]:
     ax.set_xlabel("rise of the clean loss (nats)")
 for ax in axes[:, 0]:
     ax.set_ylabel("triggers answered")
-fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+fig.legend(
+    *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4
+)
 plt.show()
 
 
@@ -673,7 +718,10 @@ AFTER = {
     "mode, layer 0, 0.1": ("mode, layer 0, 10%", COLOURS["dropped"]),
     "mode, layer 0, 0.2": ("mode, layer 0, 20%", COLOURS["trained"]),
     "mode, layers 0-2, 0.1": ("modes, layers 0-2, 10%", COLOURS["accent"]),
-    "gradient, layer 0, 0.2": ("gradient at the mode, 20%", COLOURS["predicted"]),
+    "gradient, layer 0, 0.2": (
+        "gradient at the mode, 20%",
+        COLOURS["predicted"],
+    ),
     "clean twin": ("clean twin", COLOURS["control"]),
 }
 for name, (label, colour) in AFTER.items():
@@ -682,7 +730,10 @@ for name, (label, colour) in AFTER.items():
             continue
         values = np.array(
             [
-                [p["success"] for p in study["linked", s]["tuning"][name + suffix]]
+                [
+                    p["success"]
+                    for p in study["linked", s]["tuning"][name + suffix]
+                ]
                 for s in FRESH
             ]
         )
@@ -745,9 +796,17 @@ ledger.record(
 
 # %%
 named, hit, total = cells("kernel", "hinge")
-truly = int((alarm("kernel: hinge", "linked", FRESH) > thresholds["kernel: hinge"]).sum())
+truly = int(
+    (
+        alarm("kernel: hinge", "linked", FRESH) > thresholds["kernel: hinge"]
+    ).sum()
+)
 falsely = sum(
-    int((alarm("kernel: hinge", kind, FRESH) > thresholds["kernel: hinge"]).sum())
+    int(
+        (
+            alarm("kernel: hinge", kind, FRESH) > thresholds["kernel: hinge"]
+        ).sum()
+    )
     for kind in KINDS[1:]
 )
 ledger.record(
@@ -756,7 +815,9 @@ ledger.record(
     source="this book",
     published="not published",
     measured={
-        "share, models with the trigger": alarm("kernel: hinge", "linked", FRESH),
+        "share, models with the trigger": alarm(
+            "kernel: hinge", "linked", FRESH
+        ),
         "share, decoys": alarm("kernel: hinge", "decoy", FRESH),
         "share, clean twins": alarm("kernel: hinge", "clean", FRESH),
         "layers in which it names the trigger": [named / total],
@@ -773,7 +834,10 @@ ledger.record(
 box = {
     name: (
         int((alarm(name, "linked", FRESH) > thresholds[name]).sum()),
-        sum(int((alarm(name, kind, FRESH) > thresholds[name]).sum()) for kind in KINDS[1:]),
+        sum(
+            int((alarm(name, kind, FRESH) > thresholds[name]).sum())
+            for kind in KINDS[1:]
+        ),
     )
     for name in ("outputs: ratio", "outputs: swap")
 }
@@ -793,6 +857,7 @@ ledger.record(
     ),
     why="It holds if both see at most two of five, in part if neither sees all. On seeds 0 to 2 both saw all, so we expect it to fail.",
 )
+
 
 # %%
 def removed(s, name="mode"):

@@ -89,8 +89,8 @@ def extended_scores(
 class Hinge:
     """The token on which a mode hinges most.
 
-    share: the part of its score in its top windows that is lost where this token gives way to
-    another, from 0 to 1. windows: how many of all windows have the token.
+    share: the part of the score that is lost where this token gives way to another, from 0 to 1, mean
+    over the top windows. windows: how many of all windows have the token.
     """
 
     token: int
@@ -118,10 +118,11 @@ def hinges(
     way to another: one that follows the same token elsewhere in the windows or, where there is none,
     any. `rescore` says what score the changed windows have; for modes it is
     ``lambda mode, ids, mask: extended_scores(kernel, pairs, ids, mask, modes=[mode])[:, 0]``.
-    A window loses before - after with a token, at most over the token's places and at most all of its
-    score, and nothing where it has not got the token; the share is what the top windows lose over
-    what they have, where their scores are positive. Only tokens that at most a share `rare` of all
-    windows have are tried: what more of them share is grammar. Swaps are the same for every column.
+    A window loses 1 - after / before with a token, at most over the token's places and at most 1, and
+    nothing where it has not got the token or scores no more than 0. The share is the mean over the
+    top windows, each alike: a mode that one strong window carries does not hinge on that window's words.
+    Only tokens that at most a share `rare` of all windows have are tried: what more of them share is
+    grammar. Swaps are the same for every column.
 
     Raises ValueError for shapes that do not fit, for more top windows than there are, for a column
     without a positive score, and where no token is rare.
@@ -140,11 +141,11 @@ def hinges(
         after = rescore(mode, *_padded(changed)).tolist()
         lost: dict[int, list[float]] = defaultdict(lambda: [0.0] * top)
         for (n, token), score in zip(places, after, strict=True):
-            loss = min(before[n].item(), before[n].item() - score)
-            lost[token][n] = max(lost[token][n], loss)
+            if before[n] > 0:  # else there is nothing to lose
+                loss = min(1.0, 1 - score / before[n].item())
+                lost[token][n] = max(lost[token][n], loss)
         token = max(lost, key=lambda token: sum(lost[token]))
-        share = sum(lost[token]) / before.clamp(min=0).sum().item()
-        found.append(Hinge(token, share, swap.holders[token]))
+        found.append(Hinge(token, sum(lost[token]) / top, swap.holders[token]))
     return found
 
 
