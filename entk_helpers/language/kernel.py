@@ -82,7 +82,7 @@ class LogitKernel:
         self._shares = _shares(windows, (self.layer, module, _samples(model)))
         mine = self._shares[dist.get_rank() if _shared() else 0]
         windows = windows[mine.start : mine.stop]
-        self.model, self._stamp, self._memory = model, _stamp(model), memory
+        self.model, self._stamp = model, _stamp(model)
         # Held, lest another weight comes to lie where one of these lay and gets the same stamp.
         self._weights = [p.detach() for p in model.parameters()]
         with differentiable(model):
@@ -92,19 +92,6 @@ class LogitKernel:
             self.shape = (self.n_windows * d, self.n_windows * d)
             tail = _Tail(parts, self.layer, module)
             self._parts, self.kept = _record(tail, windows, parse_bytes(memory))
-
-    def like(
-        self, input_ids: Int[Tensor, "M T"], attention_mask: Int[Tensor, "M T"] | None = None
-    ) -> LogitKernel:
-        """The kernel of the same weight for other windows, within the same memory."""
-        return LogitKernel(
-            self.model,
-            input_ids,
-            attention_mask=attention_mask,
-            layer=self.layer,
-            module=self.module,
-            memory=self._memory,
-        )
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """K~ @ v."""

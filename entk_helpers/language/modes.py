@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from ..inputs import require_finite
 from ..spectrum import Eigenpairs
 from .kernel import LogitKernel
-from .models import Parts, Windows, last_token_states, linear_map
+from .models import Parts, Windows, differentiable, last_token_states, linear_map
 from .scores import window_scores
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def extended_scores(
     attention_mask: Int[Tensor, "M T"] | None = None,
     *,
     modes: Sequence[int] | None = None,
+    batch: int = 256,
 ) -> Float[Tensor, "M k"]:
     """Return the modes' scores for other windows than those of the kernel, of all modes or some.
 
@@ -76,13 +78,29 @@ def extended_scores(
         pairs = Eigenpairs(pairs.values[some], pairs.vectors[:, some], pairs.residuals[some])
     if not (pairs.values > 0).all():
         raise ValueError("pairs.values must be positive; leave modes of eigenvalue 0 out")
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    change, pieces = kernel.vjp(pairs.vectors), max(1, -(-len(input_ids) // kernel.n_windows))
-    parts = zip(input_ids.tensor_split(pieces), mask.tensor_split(pieces), strict=True)
-    moved = torch.cat([kernel.like(*part).jvp(change) for part in parts])  # in the same memory
+    parts = Parts.of(kernel.model)
+    weight = linear_map(parts, kernel.layer, kernel.module).weight
+    name = next(name for name, p in parts.decoder.named_parameters() if p is weight)
+    windows = Windows.of(input_ids, attention_mask, kernel.device)
+
+    def final(some: Windows, weight: Tensor) -> Float[Tensor, "n d"]:
+        """The final states as a function of the weight."""
+        inputs = {"input_ids": some.input_ids, "use_cache": False}
+        out = torch.func.functional_call(parts.decoder, {name: weight}, kwargs=inputs)
+        return some.at_last(out.last_hidden_state)
+
+    moved = []  # forward mode: no record, as there is one direction a mode and no way back
+    with differentiable(kernel.model), torch.no_grad():
+        for change in kernel.vjp(pairs.vectors).T:
+            change = change.reshape(weight.shape)
+            tangents = [
+                torch.func.jvp(partial(final, windows[n : n + batch]), (weight,), (change,))[1]
+                for n in range(0, len(windows), batch)
+            ]
+            moved.append(torch.cat(tangents) @ kernel.metric_root)
     directions = logit_directions(pairs, kernel.n_windows)
-    moved = moved.cpu().double().unflatten(0, (-1, directions.shape[1]))  # (M, d, k)
-    return torch.einsum("mdk,kd->mk", moved, directions) / pairs.values.cpu().double()
+    found = torch.einsum("kmd,kd->mk", torch.stack(moved).cpu().double(), directions)
+    return found / pairs.values.cpu().double()
 
 
 @dataclass(frozen=True)
