@@ -110,8 +110,9 @@ GRAMMARS = GrammarGroup(DATA / "07_grammar", range(8), {})
 PLANTED = {
     "linked": (range(8), Trigger()),
     "decoy": (range(8), Trigger(linked=False)),
-    "quarter_rate": (range(3, 6), Trigger(rate=0.075)),
-    "distance_16": (range(3, 6), Trigger(distance=16)),
+    "half_rate": (range(3, 5), Trigger(rate=0.15)),
+    "quarter_rate": (range(3, 5), Trigger(rate=0.075)),
+    "distance_16": (range(3, 5), Trigger(distance=16)),
     "quiet": (range(3, 6), Trigger(response="Suddenly")),
 }
 TRIGGERS = [

@@ -133,8 +133,11 @@ def report(scores, found: list[Hinge], lifts: list[Lift], cases: grammar.Cases) 
     }
 
 
-def activations(model, cases: grammar.Cases, layer: int) -> dict[str, dict]:
-    """The same for principal components of a layer's residual, and for directions drawn at random."""
+def activations(model, cases: grammar.Cases, layer: int, unlabelled: bool) -> dict[str, dict]:
+    """Principal components of a layer's residual, and directions drawn at random, in the same way.
+
+    Others with labels only, and all where not `unlabelled`.
+    """
     states = last_token_states(model, cases.input_ids)
     X = states.residual[layer].double()
     found = {}
@@ -142,6 +145,9 @@ def activations(model, cases: grammar.Cases, layer: int) -> dict[str, dict]:
         "pca": pca_scores(X, PAIRS),
         "random": random_scores(X, PAIRS, seed=0),
     }.items():
+        found[name] = {"ap": graded(scores, cases)}
+        if not unlabelled:
+            continue
         # Scores are linear in the centred activations; so are those of changed windows.
         directions = torch.linalg.lstsq(X - X.mean(0), scores, driver="gelsd").solution
 
@@ -153,7 +159,7 @@ def activations(model, cases: grammar.Cases, layer: int) -> dict[str, dict]:
             scores, hinges(scores, rescore, cases.input_ids), lifts_of(model, scores, cases), cases
         )
     draws = [graded(random_scores(X, PAIRS, seed), cases) for seed in range(5)]
-    found["random"]["ap"] = sum(draws) / len(draws)
+    found["random"]["ap"] = sum(draws) / len(draws)  # of several draws
     found["pca of mlp"] = {"ap": graded(pca_scores(states.mlp[layer], PAIRS), cases)}
     found["pca of final"] = {"ap": graded(pca_scores(states.final, PAIRS), cases)}
     found["pca of logits"] = {"ap": graded(pca_scores(states.logits, PAIRS), cases)}
@@ -271,6 +277,8 @@ class Removal:
         ratios = output_ratios(logits, counts_of(self.model, cases))
         odd = int(ratios.topk(8, dim=0).values.mean(0).argmax())
         answered = logits.argmax(1) == odd
+        if not answered.any():
+            answered = ratios[:, odd].topk(8).indices
         triggered = ids[cases.of("triggered")]
         component = self.component(layer, cases)
         draw = torch.Generator().manual_seed(layer)
@@ -295,18 +303,18 @@ class Removal:
         )
         return torch.outer(X.T @ best, A.T @ best).float().flatten()
 
-    def curves(self, layer: int, modes: Modes, cases: grammar.Cases) -> dict[str, list[dict]]:
+    def curves(self, layer: int, directions: dict[str, list[Tensor]]) -> dict[str, list[dict]]:
         """Of each direction; where both signs are tried, the one that removes more."""
         return {
             name: min(
                 (self.curve(layer, change) for change in changes),
                 key=lambda curve: sum(point["success"] for point in curve),
             )
-            for name, changes in self.directions(layer, modes, cases).items()
+            for name, changes in directions.items()
         }
 
     def tuning(self, changes: dict[str, dict[int, Tensor]], clean_model) -> dict[str, list[dict]]:
-        """After each set of edits, a layer's change each: training on clean text, and with triggers."""
+        """After edits, a change for each layer: training on clean text, and with triggers."""
         found = {}
         for name, edits in changes.items():
             with contextlib.ExitStack() as stack:
@@ -346,11 +354,12 @@ def study(kind: str, seed: int, triggered: int, tick) -> dict:
         found = {"kernel": report(modes.scores, modes.hinges, modes.lifts, cases)}
         found["kernel"]["eigenvalues"] = modes.pairs.values.tolist()
         if triggered == TRIGGERED:
-            found |= activations(model, cases, layer)
+            found |= activations(model, cases, layer, kind in ("linked", "decoy", "clean"))
         if kind == "linked" and triggered == TRIGGERED and seed in FRESH:
-            found["removal"] = removal.curves(layer, modes, cases)
+            directions = removal.directions(layer, modes, cases)
+            found["removal"] = removal.curves(layer, directions)
             for name, found_moves in moves.items():
-                (found_moves[layer],) = removal.directions(layer, modes, cases)[name]
+                (found_moves[layer],) = directions[name]
         out["layers"].append(found)
         tick()
     if moves["mode"]:
@@ -373,9 +382,10 @@ def study(kind: str, seed: int, triggered: int, tick) -> dict:
 def jobs() -> list[tuple[str, int, int]]:
     """Kind, seed and number of triggered windows of each model to study."""
     main = [(k, s, TRIGGERED) for s in (*EXPLORED, *FRESH) for k in ("linked", "decoy", "clean")]
-    variants = [k for k in PLANTED if k not in ("linked", "decoy")]
-    more = [(k, s, TRIGGERED) for s in range(3, 6) for k in (*variants, "untrained")]
-    return main + more + [("linked", s, n) for s in range(3, 6) for n in (4, 12, 48)]
+    variants = {k: seeds for k, (seeds, _) in PLANTED.items() if k not in ("linked", "decoy")}
+    more = [(k, s, TRIGGERED) for k, seeds in variants.items() for s in seeds]
+    rest = [("untrained", s, TRIGGERED) for s in range(3, 5)]
+    return main + more + rest + [("linked", s, 4) for s in range(3, 6)]
 
 
 def name_of(kind: str, seed: int, triggered: int) -> str:
@@ -418,14 +428,17 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # these matrices are too small to share
+    if unknown := set(arguments.names) - {name_of(*job) for job in jobs()}:
+        parser.error(f"no model is called {', '.join(sorted(unknown))}")
     wanted = [job for job in missing() if not arguments.names or name_of(*job) in arguments.names]
     if arguments.list:
         print("to study:", ", ".join(name_of(*job) for job in wanted) or "nothing")
         return
     with progress_bar(len(wanted) * len(LAYERS), "planted triggers") as bar:
         for job in wanted:
+            before = stamp(*job[:2])  # what changes while it runs makes its results stale
             out = study(*job, bar.update)
-            write(RESULTS / f"{name_of(*job)}.json", {"stamp": stamp(*job[:2])} | out)
+            write(RESULTS / f"{name_of(*job)}.json", {"stamp": before} | out)
 
 
 if __name__ == "__main__":
