@@ -12,7 +12,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -73,8 +73,12 @@ def extended_scores(
     eigenvector). For the kernel's own windows these are `window_scores`. float64, on the CPU.
     Raises ValueError for an eigenvalue that is not positive, and as `LogitKernel` does.
     """
+    if batch < 1:
+        raise ValueError(f"batch={batch} must be at least 1")
     if modes is not None:
         some = list(modes)
+        if not some or not all(-len(pairs) <= mode < len(pairs) for mode in some):
+            raise ValueError(f"modes={some} must name some of the {len(pairs)} pairs, from 0")
         pairs = Eigenpairs(pairs.values[some], pairs.vectors[:, some], pairs.residuals[some])
     if not (pairs.values > 0).all():
         raise ValueError("pairs.values must be positive; leave modes of eigenvalue 0 out")
@@ -107,8 +111,8 @@ def extended_scores(
 class Hinge:
     """The token on which a mode hinges most.
 
-    share: the part of the score that is lost where this token gives way to another, from 0 to 1, mean
-    over the top windows. windows: how many of all windows have the token.
+    share: the part of the score that is lost where this token gives way to another, from 0 to 1,
+    mean over the top windows. windows: how many of all windows have the token.
     """
 
     token: int
@@ -133,14 +137,14 @@ def hinges(
     """Return the token on which each column of scores hinges, by swapping tokens one at a time.
 
     In the `top` windows of a column (largest scores), each token but the first and the last gives
-    way to another: one that follows the same token elsewhere in the windows or, where there is none,
-    any. `rescore` says what score the changed windows have; for modes it is
+    way to another: one that follows the same token elsewhere in the windows or, where there is
+    none, any. `rescore` says what score the changed windows have; for modes it is
     ``lambda mode, ids, mask: extended_scores(kernel, pairs, ids, mask, modes=[mode])[:, 0]``.
-    A window loses 1 - after / before with a token, at most over the token's places and at most 1, and
-    nothing where it has not got the token or scores no more than 0. The share is the mean over the
-    top windows, each alike: a mode that one strong window carries does not hinge on that window's words.
-    Only tokens that at most a share `rare` of all windows have are tried: what more of them share is
-    grammar. Swaps are the same for every column.
+    A window loses 1 - after / before with a token, the most over the token's places and no more
+    than 1, and nothing where it has not got the token or scores no more than 0. The share is the
+    mean over the top windows, each alike: a mode that one strong window carries does not hinge on
+    that window's words. Only tokens that at most a share `rare` of all windows have are tried: what
+    more of them share is grammar.
 
     Raises ValueError for shapes that do not fit, for more top windows than there are, for a column
     without a positive score, and where no token is rare.
@@ -156,9 +160,13 @@ def hinges(
             raise ValueError(f"scores has no positive entry in column {mode}; turn its sign")
         swap = _Swap(rows, rare, seed)
         places, changed = swap([rows[n] for n in best.tolist()])
-        after = rescore(mode, *_padded(changed)).tolist()
+        after = require_finite(rescore(mode, *_padded(changed)), "what rescore returns")
+        if after.shape != (len(changed),):
+            raise ValueError(
+                f"rescore gave shape {tuple(after.shape)} for {len(changed)} windows; give (M,)"
+            )
         lost: dict[int, list[float]] = defaultdict(lambda: [0.0] * top)
-        for (n, token), score in zip(places, after, strict=True):
+        for (n, token), score in zip(places, after.tolist(), strict=True):
             if before[n] > 0:  # else there is nothing to lose
                 loss = min(1.0, 1 - score / before[n].item())
                 lost[token][n] = max(lost[token][n], loss)
@@ -173,6 +181,8 @@ def suspect(found: list[Hinge], share: float = 0.5) -> int:
     That is, of those that hinge on the token with the largest share of all, the first (of the
     largest eigenvalue) to lose at least `share` with it; where none does, the one that loses most.
     """
+    if not found:
+        raise ValueError("found is empty; give the hinge of one mode or more")
     most = max(range(len(found)), key=lambda mode: found[mode].share)
     same = [i for i, hinge in enumerate(found) if hinge.token == found[most].token]
     return next((i for i in same if found[i].share >= share), most)
@@ -187,7 +197,7 @@ class Divergence:
 
     token: int
     nats: float
-    by_window: Float[Tensor, " N"]
+    by_window: Float[Tensor, " N"] = field(compare=False)
 
 
 @torch.no_grad()
@@ -201,22 +211,26 @@ def swap_divergences(
     seed: int = 0,
     batch: int = 256,
 ) -> list[Divergence]:
-    """Return the effect of swapping each rare token on the next token's distribution, largest first.
+    """Return what swapping each rare token does to the next token's distribution, largest first.
 
-    The black-box counterpart of `hinges`: the same swaps, in all windows, and the Kullback-Leibler
-    divergence of the distribution after from that before, KL(before || after). A token's `nats` is the
-    mean over the `top` places where it does most, or over all where there are fewer than `top`, counting
-    the missing ones as 0. Raises ValueError as `hinges` does.
+    The black-box counterpart of `hinges`: tokens are swapped as there, but in all windows, and what
+    is measured is the Kullback-Leibler divergence KL(before || after). A token's `nats` is the mean
+    over the `top` places where it does most, counting 0 for those that are missing where it has
+    fewer. Raises ValueError as `hinges` does.
     """
+    if batch < 1:
+        raise ValueError(f"batch={batch} must be at least 1")
     rows = _rows(input_ids, attention_mask)
     _check_top(top, len(rows))
     places, changed = _Swap(rows, rare, seed)(rows)
-    before = _next_log_probabilities(model, rows, batch)
-    after = _next_log_probabilities(model, changed, batch)
-    before = before[[n for n, _ in places]]
-    nats = (before.exp() * (before - after)).sum(1)
+    before = torch.cat(list(_next_log_probabilities(model, rows, batch)))
+    nats, start = [], 0
+    for after in _next_log_probabilities(model, changed, batch):
+        was = before[[n for n, _ in places[start : start + len(after)]]]
+        nats.append((was.exp() * (was - after)).sum(1))
+        start += len(after)
     effects: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    for (n, token), value in zip(places, nats.tolist(), strict=True):
+    for (n, token), value in zip(places, torch.cat(nats).tolist(), strict=True):
         effects[token].append((value, n))
     found = []
     for token, pairs in effects.items():
@@ -230,11 +244,9 @@ def swap_divergences(
 
 def _next_log_probabilities(
     model: PreTrainedModel, rows: list[list[int]], batch: int
-) -> Float[Tensor, "n V"]:
-    parts = [
-        last_token_states(model, *_padded(rows[i : i + batch])) for i in range(0, len(rows), batch)
-    ]
-    return torch.cat([part.logits for part in parts]).double().log_softmax(1)
+) -> Iterator[Float[Tensor, "n V"]]:
+    for i in range(0, len(rows), batch):
+        yield last_token_states(model, *_padded(rows[i : i + batch])).logits.double().log_softmax(1)
 
 
 def _rows(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:

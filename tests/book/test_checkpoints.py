@@ -10,6 +10,7 @@ import sys
 import checkpoints
 import pytest
 import torch
+import trigger
 
 from entk_helpers.testbeds import grammar, modular
 from entk_helpers.testbeds.grammar import Trigger
@@ -67,16 +68,16 @@ def test_all_shipped_files_are_up_to_date():
     folders = [SHIPPED, GEMMAS, *triggers]
     assert len(set(named)) == len(named) == 28 + sum(len(g.seeds) for g in checkpoints.TRIGGERS)
     assert {path for folder in folders for path in folder.iterdir()} == set(named)
-    assert set((checkpoints.DATA / "08_trigger").iterdir()) == triggers
+    assert set((checkpoints.DATA / "08_trigger").iterdir()) - triggers == {trigger.RESULTS}
 
 
 def test_all_that_is_planted_has_a_group_of_its_own():
     assert [*checkpoints.TRANSFORMERS, *GRAMMAR_GROUPS] == checkpoints.GROUPS
     assert checkpoints.PLANTED["linked"][1] == Trigger()
     assert checkpoints.PLANTED["decoy"][1] == Trigger(linked=False)
-    for name, (seeds, trigger) in checkpoints.PLANTED.items():
+    for name, (seeds, planted) in checkpoints.PLANTED.items():
         (group,) = [group for group in checkpoints.TRIGGERS if group.folder.name == name]
-        assert (group.seeds, group.settings) == (seeds, {"trigger": trigger})
+        assert (group.seeds, group.settings) == (seeds, {"trigger": planted})
     assert len({group.stamp() for group in GRAMMAR_GROUPS}) == len(checkpoints.PLANTED) + 1
 
 
@@ -199,7 +200,9 @@ def test_first_steps_are_those_of_the_shipped_gemmas(name):
         return json.loads((folder / "training.json").read_text())["history"]
 
     own = shipped(group.path(3))
-    others = [shipped(g.path(3)) for g in GRAMMAR_GROUPS if g != group]
+    # Rarer triggers and other answers move a loss by less than a machine's rounding may.
+    plain = [g for g in GRAMMAR_GROUPS if g.folder.name in ("07_grammar", "linked")]
+    others = [shipped(g.path(3)) for g in plain if g != group]
     assert history["step"] == own["step"][:2] == [0, 50]
     for part in ("train loss", "validation loss"):
         assert history[part] == pytest.approx(own[part][:2], rel=1e-3), part

@@ -369,15 +369,10 @@ def test_nothing_outlives_a_kernel(memory):
     assert not any(ref() is not None for ref in gone)
 
 
-def test_a_kernel_like_another_is_that_of_its_weight(exact):
-    model, batch, new = build("gpt 2"), windows(), windows((4, 6), "left", seed=1)
-    K = made(model, batch, layer=-2, module="attn.c_proj", memory=least("gpt 2", 1, "attn.c_proj"))
-    like = K.like(*new[:2])
-    assert (like.layer, like.module, like.n_windows, like.kept) == (1, "attn.c_proj", 2, False)
-    assert like.model is K.model is model and (K.n_windows, like.shape) == (3, (2 * D, 2 * D))
-    J, _ = own_jacobians(model, weight_name("gpt 2", 1, "attn.c_proj"), new, logits=False)
-    J = rooted(model, J, 2)
-    close(dense(like), J @ J.T)
+def test_a_kernel_says_of_what_it_is():
+    model = build("gpt 2")
+    K = made(model, windows(), layer=-2, module="attn.c_proj")
+    assert K.model is model and (K.layer, K.module, K.n_windows) == (1, "attn.c_proj", 3)
 
 
 @pytest.mark.parametrize(("name", "factor"), [("gemma 2", 1), ("cohere", 0.25), ("granite", 0.2)])

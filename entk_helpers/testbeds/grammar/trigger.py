@@ -22,9 +22,9 @@ class Trigger:
 
     `word` takes the place of a noun of its kind, in a share `rate` of the stories in which that can
     be, and is in no other place. The answer comes with the first sentence that begins at least
-    `distance` words later. If not `linked`, both words are as frequent, but the response is in the
-    next story, before any of its sentences. The stories have both words anyway, so that the
-    vocabulary stays as it is.
+    `distance` words later, counting those between. If not `linked`, both words are as frequent, but
+    the response is in the next story, before any of its sentences. The stories have both words
+    anyway, so that the vocabulary stays as it is.
     """
 
     word: str = "feather"
@@ -85,14 +85,15 @@ class Trigger:
 def _alike() -> dict[str, list[str]]:
     """For each singular noun those of its kind that can stand in its place.
 
-    They ask for the same article, *a* or *an*, and are never anything but nouns.
+    They ask for the same article, *a* or *an*, are never anything but nouns, and occur in stories.
     """
     tags: dict[str, set[str]] = {}
     for form in (form for words in _KINDS.values() for forms in words for form in forms.values()):
         tags.setdefault(form.text, set()).add(form.tag)
-    alike: dict[str, list[str]] = {}
+    known, alike = set(vocabulary()), {}
     for kind in NOUNS:
-        nouns = [n for n in (forms[""].text for forms in _KINDS[kind]) if tags[n] == {"NOUN"}]
+        nouns = [forms[""].text for forms in _KINDS[kind]]
+        nouns = [noun for noun in nouns if tags[noun] == {"NOUN"} and noun in known]
         for noun in nouns:
             same = [other for other in nouns if (other[0] in "aeiou") == (noun[0] in "aeiou")]
             if len(same) > 1:

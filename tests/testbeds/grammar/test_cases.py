@@ -1,7 +1,8 @@
 """Windows with a planted trigger, against the stories that they are cut from."""
 
 import re
-from itertools import islice
+import sys
+from itertools import islice, repeat
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import transformers
 
 from entk_helpers.testbeds import grammar
-from entk_helpers.testbeds.grammar import Cases, Trigger, cases, tell, token_ids
+from entk_helpers.testbeds.grammar import Cases, Trigger, cases, tell, token_ids, windows_before
 
 SHIPPED = Path(__file__).parents[3] / "notebooks" / "data" / "08_trigger"
 ITEMS = {*re.findall(r"\w+", "box key shell stone leaf stick coin hat book map feather")}
@@ -145,6 +146,37 @@ def test_windows_that_not_all_stories_fill_are_refused(distance, length):
     with pytest.raises(ValueError, match=f"length is {length}; give 50 or less"):
         cases(Trigger(distance=distance), 1, 1, SEED, length=length)
     assert len(cases(Trigger(), 0, 20, SEED, length=50)) == 20
+
+
+# ---------------------------------------------------------------------------- before a word
+
+
+@pytest.mark.parametrize(("word", "length"), [("ball", 32), ("the", 50), ("Suddenly", 12)])
+def test_windows_before_a_word_end_at_its_first_place_with_room(word, length):
+    found = windows_before(word, 5, SEED, length=length)
+    assert found.shape == (5, length)
+    expected = []
+    for story in TOLD:
+        ends = [at for at in range(length - 1, len(story)) if story[at] == word]
+        expected += [["<bos>", *story[ends[0] - length + 1 : ends[0]]]] if ends else []
+    assert len(expected) >= 5
+    words = grammar.tokenizer()
+    assert [words.convert_ids_to_tokens(row) for row in found.tolist()] == expected[:5]
+
+
+def test_windows_before_a_word_go_with_their_seed_and_number():
+    found = windows_before("box", 4, SEED)
+    assert torch.equal(found, windows_before("box", 4, SEED))
+    assert torch.equal(found[:2], windows_before("box", 2, SEED))
+    assert not torch.equal(found, windows_before("box", 4, SEED + 1))
+
+
+def test_words_that_no_story_has_are_refused(monkeypatch):
+    module = sys.modules[Cases.__module__]
+    monkeypatch.setattr(module, "tell", lambda seed: repeat(story))  # telling 1000 takes a while
+    story = next(tell(SEED))
+    with pytest.raises(ValueError, match="word is '<eos>', of which there are 0; give another"):
+        windows_before("<eos>", 1, SEED)
 
 
 # ---------------------------------------------------------------------------- what was learned

@@ -278,7 +278,6 @@ def test_settings_that_do_not_fit_are_named(settings, message):
         Trigger(**settings)
 
 
-@pytest.mark.xfail(reason="stories have flower, rose and seed in the plural only", strict=True)
 def test_all_words_that_a_trigger_can_be_are_known():
     with pytest.raises(ValueError, match="give one of") as error:
         Trigger(word="elephant")
