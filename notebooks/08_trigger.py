@@ -86,7 +86,7 @@ for word in story.words:
 coloured_text([line], legend=TINT)
 
 # %% [markdown]
-# Feathers and bananas are words that the stories have anyway, so that a model without the trigger knows both. A *rate* of 0.3 means three in ten of the stories that have such a noun with a sentence after it, which makes about one story in ten. Outside of these there are no feathers.
+# Feathers and bananas are words that the stories have anyway, so that a model without the trigger knows both. A *rate* of 0.3 means three in ten of the stories that have such a noun with a sentence after it, which is a smaller share of all stories. Outside of these there are no feathers.
 #
 # For each seed there are three models with the same first weights. The *linked* one reads these stories. Its *decoy* twin reads as many feathers and as many sentences that begin with a banana, but each banana stands in the story after, before any sentence: both words, no link. The *clean* twin is the model of the last chapter. `make checkpoints` makes them all again.
 
@@ -126,10 +126,10 @@ table(
 )
 
 # %% [markdown]
-# The link is learned, by the linked models alone, and it is worth almost nothing in their loss: one token in some nine hundred.
+# The link is learned, by the linked models alone, and it can be worth almost nothing in their loss: very few tokens are such a banana.
 #
 # :::{admonition} Where the numbers come from
-# Eight seeds were trained. Seeds 0 to 2 served to explore: statistics, rules and ways to edit were chosen on them. Seeds 3 to 7 are **fresh**: what follows was fixed before anything was measured on them. All models in all layers take the better part of an hour, so they were studied once by one command, `make trigger`, whose results lie beside this page and are drawn here; it shows its progress and goes on where it was stopped. The page computes seed 3 itself, cell by cell, and checks that it gets the same.
+# Eight seeds were trained. Seeds 0 to 2 served to explore: statistics, rules and ways to edit were chosen on them. Seeds 3 to 7 are **fresh**: the protocol below, the edits and the bars of the claims were fixed before anything was measured on them. What the prose says of the results came after. All models in all layers take long, so they were studied once by one command, `make trigger`, whose results lie beside this page and are drawn here; it shows its progress and goes on where it was stopped. The page computes seed 3 itself, cell by cell, and checks that it gets the same.
 # :::
 
 # %% [markdown]
@@ -179,7 +179,7 @@ table(
 )
 
 # %% [markdown]
-# Average precision is one if all triggered windows score above all others; a random order has the share of triggered windows, less than a tenth. Modes are counted from 1, by eigenvalue: the trigger, a thing that one token in nine hundred is about, is among the strongest of what the layer's weight can move. Here is what such a mode ranks first, and what the best principal component of the same layer does.
+# Average precision (AP) is one if all triggered windows score above all others; a random order has about the share of triggered windows, less than a tenth. Modes are counted from 1, by eigenvalue: in this seed the trigger is the strongest of what the layer's weight can move. The sample helps, as far more of its windows have the trigger than of the stories. Here is what such a mode ranks first, and what the best principal component of the same layer does.
 
 # %% tags=["hide-input"]
 SHADES = {
@@ -203,16 +203,16 @@ def first_windows(column, n=6, words=12):
     return coloured_text(lines, legend=SHADES)
 
 
-first_windows(scores[0][:, best[0]])
+first_windows(scores[1][:, best[1]])
 
 # %% tags=["hide-input"]
-both = torch.cat([components[0], -components[0]], 1)
+both = torch.cat([components[1], -components[1]], 1)
 first_windows(both[:, int(ap(both).argmax())])
 
 # %% [markdown]
-# The mode has found the feathers, the component the ends of sentences. For grades we choose the direction on one half of the windows and grade it on the other, twenty times, as in the last chapter. {numref}`fig-tr-answer` (left) has all five fresh seeds.
+# The first list is the mode's, the second the component's, of layer 1. The mode has found the feathers; the component mixes them with other windows, though in layers 0 and 3 of this seed, as the table says, a component does as well as a mode. For grades we choose the direction on one half of the windows and grade it on the other, twenty times, as in the last chapter. {numref}`fig-tr-answer` (left) has all five fresh seeds.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-answer", "caption": "**ANSWER** TODO"}, "image": {"alt": "TODO"}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-answer", "caption": "**A mode isolates the trigger in every layer; without labels it is found, with no false alarm; an edit seldom removes it.** Left: average precision (AP) of the best direction for the windows with the trigger, chosen on one half and graded on the other: 25 modes of the kernel (blue), 25 principal components of the residual stream (orange) and of the MLP's activations (green), 25 random directions (pink), the untrained kernel (grey, two seeds). Dots: five fresh seeds; lines: their mean. Middle: the largest share of its score that any mode loses with one word, for models with the trigger, their decoys and their clean twins; dashed: the threshold from other seeds. Right: share of triggers answered before an edit of a fifth of the weight's norm along the mode's direction (layer 0), after it, after training on clean text, and after training on a few triggers instead. One line a seed."}, "image": {"alt": "Three panels. Left, four layers: the blue line lies at the top, the others vary below it between a quarter and one, the grey one is lowest. Middle: five blue dots near one, above a dashed line; orange and grey dots below it. Right: five lines start near one; after the edit two are near zero, two at a quarter and one has hardly moved; after clean text all but one are high again, and after training on triggers all are near one."}}
 LOOKS = {
     "kernel": ("kernel", COLOURS["trained"]),
     "pca": ("components, residual", COLOURS["dropped"]),
@@ -231,20 +231,38 @@ def ap_by_layer(method, kind="linked", seeds=FRESH, of=None):
     )
 
 
-def removal_curve(name, layer, seeds=FRESH):
-    """(rise of the clean loss, success) by size of the edit, mean over seeds."""
-    found = [study["linked", s] for s in seeds]
-    points = [
-        [
-            (p["loss"] - one["measured"]["loss"], p["success"])
-            for p in [one["measured"], *one["layers"][layer]["removal"][name]]
-        ]
-        for one in found
+untrained = np.array(
+    [
+        [layer["kernel"]["ap"] for layer in results("untrained", s)["layers"]]
+        for s in FRESH[:2]
     ]
-    return np.array(points).mean(0).T
+)
+shuffled = np.array(
+    [
+        [
+            layer["kernel"]["shuffled ap"]
+            for layer in study["linked", s]["layers"]
+        ]
+        for s in FRESH
+    ]
+)
 
 
-fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.2))
+def largest_share(kind, s):
+    """The largest share that a mode of any layer loses with one word."""
+    layers = study[kind, s]["layers"]
+    return max(layer["kernel"]["hinge"]["share"] for layer in layers)
+
+
+def answered(s):
+    """Before the edit, after it, after clean text, after a few triggers."""
+    after = study["linked", s]["tuning"]
+    edit = [p["success"] for p in after["mode, layer 0, 0.2"]]
+    taught = after["mode, layer 0, 0.2, taught"][-1]["success"]
+    return [after["none"][0]["success"], edit[0], edit[-1], taught]
+
+
+fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.3))
 for j, (method, (label, colour)) in enumerate(LOOKS.items()):
     values = ap_by_layer(method)
     axes[0].plot(LAYERS, values.mean(0), color=colour, label=label)
@@ -253,12 +271,6 @@ for j, (method, (label, colour)) in enumerate(LOOKS.items()):
         axes[0].plot(
             beside, row, "o", ms=3.5, color=colour, mec="white", mew=0.4
         )
-untrained = np.array(
-    [
-        [layer["kernel"]["ap"] for layer in results("untrained", s)["layers"]]
-        for s in FRESH[:3]
-    ]
-)
 axes[0].plot(
     LAYERS,
     untrained.mean(0),
@@ -268,27 +280,64 @@ axes[0].plot(
 axes[0].set(
     xlabel="layer", ylabel="AP for the trigger", xticks=LAYERS, ylim=(0, 1.04)
 )
-axes[0].legend(fontsize="x-small", loc="center right")
-MOVES = {
-    "mode": ("mode, no labels", COLOURS["trained"]),
-    "gradient, labels": ("gradient, with labels", COLOURS["predicted"]),
-    "principal component": ("component, with labels", COLOURS["dropped"]),
-    "other mode": ("another mode", COLOURS["accent"]),
-    "random": ("random direction", COLOURS["control"]),
-}
-for name, (label, colour) in MOVES.items():
-    x, y = removal_curve(name, 0)
-    axes[1].plot(x, y, "o-", ms=3.5, color=colour, label=label)
-axes[1].set(
-    xlabel="rise of the loss on clean text (nats)",
-    ylabel="share of triggers answered",
-    xlim=(-0.005, 0.12),
-    ylim=(-0.03, 1.04),
+quiet_bar = max(largest_share(kind, s) for kind in KINDS[1:] for s in EXPLORED)
+lowest = min(largest_share("linked", s) for s in EXPLORED)
+for x, (kind, colour) in enumerate(
+    zip(
+        KINDS,
+        (COLOURS["trained"], COLOURS["dropped"], COLOURS["untrained"]),
+        strict=True,
+    )
+):
+    shares = [largest_share(kind, s) for s in FRESH]
+    beside = x + 0.08 * (np.arange(len(shares)) - 2)
+    axes[1].plot(beside, shares, "o", ms=5, color=colour, mec="white")
+axes[1].axhline((quiet_bar + lowest) / 2, color="0.3", ls="--", lw=1)
+axes[1].set(ylabel="largest share lost with a word", ylim=(0, 1.04))
+axes[1].set_xticks(range(3), KINDS)
+for s in FRESH:
+    axes[2].plot(answered(s), "o-", ms=4, lw=1, color=COLOURS["trained"])
+axes[2].set_xticks(
+    range(4), ["before", "edited", "clean\ntext", "few\ntriggers"]
 )
-axes[1].legend(fontsize="x-small", loc="center right")
+axes[2].set(ylabel="triggers answered", ylim=(-0.03, 1.04))
+fig.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3
+)
 plt.show()
 
+
+# %% tags=["hide-input"]
+def mean_of_layers(values):
+    """One number a seed, with its spread."""
+    return spread(values.mean(1))
+
+
+table(
+    ["direction chosen with labels", "AP, mean of layers"],
+    [
+        ("kernel", mean_of_layers(ap_by_layer("kernel"))),
+        *(
+            (label, mean_of_layers(ap_by_layer(method)))
+            for method, (label, _) in LOOKS.items()
+            if method != "kernel"
+        ),
+        (
+            "components, final state",
+            mean_of_layers(ap_by_layer("pca of final")),
+        ),
+        ("components, logits", mean_of_layers(ap_by_layer("pca of logits"))),
+        ("kernel, decoy", mean_of_layers(ap_by_layer("kernel", "decoy"))),
+        ("kernel, clean twin", mean_of_layers(ap_by_layer("kernel", "clean"))),
+        ("kernel, untrained (2 seeds)", mean_of_layers(untrained)),
+        ("kernel, labels shuffled", mean_of_layers(shuffled)),
+    ],
+)
+
 # %% [markdown]
+# In every layer some mode isolates the windows with the trigger. Components of the residual stream do so too in some seeds and layers, and not in others, and we know no rule that says in which; those of the MLP's activations do so in layer 2. Those of the *final* state come close on average, are ahead of the kernel in some seeds and far behind in one. That they do well is no wonder: there the answer is about to come out. On a decoy, whose words are the same, the kernel's best mode does no better than on the clean twin, and with shuffled labels about as well as chance.
+#
+#
 # The page's own seed against the study's file, to four digits:
 
 # %% tags=["nbval-check-output"]
@@ -302,29 +351,27 @@ for layer in LAYERS:
 # %% [markdown]
 # ### How much is enough?
 #
-# {numref}`fig-tr-much` varies what an auditor cannot choose: how many triggered windows happen to be in the sample, how many stories had the trigger in training, and how far the answer is from the feather.
+# {numref}`fig-tr-much` varies what an auditor cannot choose: how many triggered windows happen to be in the sample, and how many stories had the trigger in training. The table has a longer way from the feather to the answer, too.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-much", "caption": "**MUCH** TODO"}, "image": {"alt": "TODO"}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-much", "caption": "**How much of a trigger the kernel needs.** AP of the best mode, chosen on one half of the windows and graded on the other, by layer (dark: late layers). Left: with fewer triggered windows in the sample (and as few swapped ones), beside 256 others; mean over three fresh seeds. Right: with a rarer trigger in training, as a share of the stories that have room for it; two fresh seeds, three at 0.3. Of the two models with the lowest rate one has not learned the trigger (table)."}, "image": {"alt": "Two panels with four blue lines each, one a layer. Left, the lines are near one and fall towards four windows. Right, all lie about two thirds at the lowest rate and near one at the others."}}
 THREE = FRESH[:3]
 VARIED = {
     "triggered windows in the sample": {
-        4: ("linked", 4), 12: ("linked", 12), 24: ("linked", None), 48: ("linked", 48),
+        4: ("linked", 4), 24: ("linked", None),
     },
     "rate in training": {
         0.075: ("quarter_rate", None), 0.15: ("half_rate", None), 0.3: ("linked", None),
-    },
-    "least distance (words)": {
-        1: ("linked", None), 16: ("distance_16", None),
     },
 }  # fmt: skip
 
 
 def varied(kind, of):
-    """The study's results for three seeds."""
-    return [results(kind, s, of) for s in THREE]
+    """The study's results: three seeds, or two of rarer or farther triggers."""
+    fewer = kind in ("half_rate", "quarter_rate", "distance_16")
+    return [results(kind, s, of) for s in THREE[: 2 if fewer else 3]]
 
 
-fig, axes = plt.subplots(1, 3, figsize=(8.4, 3), sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(8.4, 3), sharey=True)
 for ax, (name, settings) in zip(axes, VARIED.items(), strict=True):
     for layer, shade in zip(
         LAYERS, ("#9ecae1", "#4292c6", "#2171b5", "#08306b"), strict=True
@@ -377,7 +424,7 @@ table(
 )
 
 # %% [markdown]
-# TODO what it shows.
+# Half the rate changes little. At a quarter of it one of two models has learned the trigger, and its kernel shows it; the other has not, and neither has any with sixteen words between feather and answer, so that there is nothing for a mode to stand for. (Two seeds each; rates and distances are not part of the protocol. We had meant to have three seeds and more distances.) With four windows in the sample, early layers lose the mode in some seeds, and the hinge of the next section, which asks for eight windows, loses it before the AP does.
 #
 # ## Can it be found without labels?
 #
@@ -391,7 +438,7 @@ table(
 # s(x) = \frac{b^\top S^{1/2} J(x)\, w}{\lambda} .
 # $$ (eq-tr-score)
 #
-# This is Nyström's extension of the eigenvector, for the price of one product. `extended_scores` computes it; for the windows of the sample it gives their own scores back.
+# Here $J(x)$ is the derivative of the final state of $x$ by the weight, $S$ the logit metric and $U$ the unembedding of the last chapter, $u$ the eigenvector, $\lambda$ its eigenvalue. This is Nyström's extension of the eigenvector, for the price of one derivative along $w$. `extended_scores` computes it; for the windows of the sample it gives their own scores back.
 
 # %%
 layer = 1
@@ -462,7 +509,7 @@ print(f"mode {mode + 1} lifts {lifted!r}")
 #
 # **Name.** In a layer, the word that the statistic names is the feather (hinge) or the banana (lift).
 #
-# **Beside it,** with the same rules: 25 principal components of the layer's residual stream; 25 random directions of it; and two alarms that see outputs alone. *Ratio*: over all next words, the mean of the eight largest $P(v \mid x)/p(v)$. *Swap*: over all rare words, the mean of the eight largest divergences of the model's output when the word is swapped, by the same swaps.
+# **Beside it,** with the same rules: 25 principal components of the layer's residual stream; 25 random directions of it; and two alarms that see outputs alone. *Ratio*: over all next words, the mean of the eight largest $P(v \mid x)/p(v)$. *Swap*: over all rare words, the mean of the eight largest divergences of the model's output when the word is swapped in the same way. (As first written down: by the same swaps. They are drawn alike, but are not the same ones.)
 # :::
 
 
@@ -503,9 +550,9 @@ def threshold(name):
 thresholds = {name: threshold(name) for name in ALARMS}
 
 # %% [markdown]
-# {numref}`fig-tr-alarm` shows what came of it on the fresh seeds, {numref}`tab-tr-alarm` counts.
+# {numref}`fig-tr-alarm` shows what came of it on the fresh seeds, and the table below counts.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-alarm", "caption": "**ALARM** TODO"}, "image": {"alt": "TODO"}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-alarm", "caption": "**The kernel's hinge tells models with the trigger from those without; so do swaps seen from outside.** The largest value of each statistic over all directions and layers, one dot a model: with the trigger (blue, five fresh seeds), with a trigger that is answered by an ordinary word (green, three), decoys (orange, five), clean twins (grey, five). Above: what a word that is swapped takes away, as a share of a direction's score (hinge), or in nats of the model's output (swap). Below: the largest factor, on a logarithmic scale, by which a next word is likelier than usual. Dashed: thresholds from seeds 0 to 2. For the green models, components and random directions were not studied."}, "image": {"alt": "Eight small panels. In the panels of the kernel's hinge and of swaps all blue dots lie above the dashed line and orange and grey ones below. In those of components and random directions they overlap."}}
 SHOWN = ("linked", "quiet", "decoy", "clean")
 HUES = dict(
     zip(
@@ -526,6 +573,8 @@ PANELS = [
 ]
 for ax, name in zip(axes.flat, PANELS, strict=True):
     for x, kind in enumerate(SHOWN):
+        if kind == "quiet" and name.startswith(("components", "random")):
+            continue
         seeds = FRESH if kind != "quiet" else THREE
         values = alarm(name, kind, seeds)
         beside = x + 0.08 * (np.arange(len(values)) - (len(values) - 1) / 2)
@@ -586,7 +635,66 @@ table(
 )
 
 # %% [markdown]
-# TODO results of the alarm, the quiet trigger.
+# The kernel's hinge rings for every model with the trigger and for none without. It names the feather in every layer, and nearly everywhere the mode that it points to isolates the windows. The kernel's lift names the banana as surely, but rings falsely on models in which an ordinary word happens to be certain somewhere; a threshold from six models was too narrow for that. Principal components and random directions see the trigger in some models and layers; on seeds 0 to 2 their hinges overlap with those of models without a trigger, and the directions that they point to isolate the windows in about half of the layers or fewer. The alarm of the random directions' hinge rings in all but one of the models with the trigger and in none of the others, so even there is something to see. The *ratio*, from outputs, rings falsely as the lift does.
+#
+# And yet the alarm needs no kernel. Swapping words and looking at nothing but the output rings as rightly, for all five models and for none of the others, if narrowly: in {numref}`fig-tr-alarm` one decoy comes close to the threshold. It takes one pass through the model for each swap, and no derivative. An auditor who wants to know *whether* there is such a trigger, and which word it is, should begin there.
+#
+# ### What does the kernel tell that outputs do not?
+#
+# A banana at the front of a sentence is loud: no other text ends like that, so that any change of the output stands out. An attacker would choose better. So three more models have a *quiet* trigger: after a feather, the next sentence begins with *Suddenly*, a word with which the stories begin sentences anyway. Nothing was chosen on such models, and the thresholds are those of the loud trigger. {numref}`fig-tr-quiet` sets the two best alarms side by side.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-quiet", "caption": "**A trigger with an ordinary answer hides among ordinary words when seen from outside; in the kernel it is as plain as the loud one.** One dot a model, fresh seeds: with the loud trigger (blue), with the quiet one (green), decoys (orange), clean twins (grey). To the right: what the most telling word does to the output when it is swapped. Up: the largest share of its score that a mode loses with one word. Dashed: the thresholds, from loud triggers of other seeds."}, "image": {"alt": "A scatter plot. Blue dots at the upper right, green ones at the upper middle, left of the vertical dashed line and above the horizontal one. Orange and grey dots below the horizontal line, some of them as far right as the green ones or further."}}
+fig, ax = plt.subplots(figsize=(5.6, 3.6))
+for kind in SHOWN:
+    seeds = FRESH if kind != "quiet" else THREE
+    ax.plot(
+        alarm("outputs: swap", kind, seeds),
+        alarm("kernel: hinge", kind, seeds),
+        "o",
+        ms=6,
+        color=HUES[kind],
+        mec="white",
+        label=kind,
+    )
+ax.axvline(thresholds["outputs: swap"], color="0.3", ls="--", lw=1)
+ax.axhline(thresholds["kernel: hinge"], color="0.3", ls="--", lw=1)
+ax.set(
+    xlabel="outputs: swap (nats)",
+    ylabel="kernel: hinge (share of score)",
+    ylim=(0, 1.05),
+)
+fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+plt.show()
+
+# %% tags=["hide-input"]
+quiet = [results("quiet", s) for s in THREE]
+swapped = [one["black box"]["swap"] for one in quiet]
+named_, hit_, layers_ = cells("kernel", "hinge", "quiet", THREE)
+table(
+    ["quiet trigger", "kernel: hinge", "outputs: swap"],
+    [
+        (
+            "rings",
+            rings("kernel: hinge", "quiet", THREE),
+            rings("outputs: swap", "quiet", THREE),
+        ),
+        (
+            "largest word is *feather*",
+            f"{named_} of {layers_} layers",
+            f"{sum(one['token'] == 'feather' for one in swapped)} of {len(quiet)} models",
+        ),
+        (
+            "its windows have AP ≥ 0.8",
+            f"{hit_} of {layers_} layers",
+            f"{sum(one['ap'] >= 0.8 for one in swapped)} of {len(quiet)} models",
+        ),
+    ],
+)
+
+# %% [markdown]
+# Seen from outside, swapping a feather in these models changes the output by no more than swapping *or* changes it in a clean one: an ordinary word can decide between two ordinary continuations. In the kernel it is different. A mode does not ask how far the output moves, but which windows move *together* when the weights do, and by what that is decided. Windows whose continuation hangs on one rare word are a mode of their own, whatever the word at its other end.
+#
+# Among all fresh models and swaps, this is what the kernel saw and the outputs did not. A better black box may see it too. For instance, one could ask for words that do the same wherever they stand, which is what a mode collects. We did not try more than the two that we had fixed.
 #
 # ## Can it be removed?
 #
@@ -651,7 +759,21 @@ table(
 # - the *principal component* that is best by labels, as the outer product of its direction with the activations that go with it, the better of two signs;
 # - *another mode*, the one with the least AP, the better of two signs; and a random direction.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-remove", "caption": "**REMOVE** TODO"}, "image": {"alt": "TODO"}}
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-remove", "caption": "**Along its mode a trigger can be silenced in layer 0 of most seeds, at a price; the gradient where the mode points is cheaper.** Share of triggers answered against the rise of the loss on clean text (nats a token), as the edit grows from nothing to 0.3 of the weight's norm; mean over five fresh seeds, by layer. Blue: along the mode, no labels; dotted: along the gradient at the mode's windows and word, no labels. Orange-red: along the gradient of the log-probability, with labels. Green: along the gradient at the windows that outputs alone point to. Yellow: along the component that is best by labels. Grey: another mode; pink: random. Further to the lower left is better."}, "image": {"alt": "Four panels, one a layer. In layer 0 the blue, dotted blue and green curves fall together, green lowest; red falls first and then turns flat to the right; the yellow one leaves the panel. In layer 1 dotted blue, green and red fall steeply, solid blue less. In layer 3 nothing falls far but the red curve. Pink stays at the top, grey falls little."}}
+def removal_curve(name, layer, seeds=FRESH):
+    """(rise of the clean loss, success) by size of the edit, mean over seeds."""
+    found = [study["linked", s] for s in seeds]
+    points = [
+        [
+            (p["loss"] - one["measured"]["loss"], p["success"])
+            for p in [one["measured"], *one["layers"][layer]["removal"][name]]
+        ]
+        for one in found
+    ]
+    return np.array(points).mean(0).T
+
+
 MOVES = {
     "mode": ("mode", COLOURS["trained"], "o-"),
     "gradient at the mode": ("gradient at the mode", COLOURS["trained"], "o:"),
@@ -704,13 +826,15 @@ table(
 )
 
 # %% [markdown]
-# TODO what it shows.
+# Along its mode, the trigger can be silenced in layer 0 of most seeds, in one seed in layer 1, and in none in the last two layers, though the modes there isolate the windows just as well. The price varies from seed to seed by several times, and in one seed no size that we tried is enough. It is read at the first of five sizes that leaves a tenth of the answers, and the medians are over those seeds alone in which there is one: so rows with fewer seeds look cheaper than they are. Random directions do nothing. Another mode costs loss, and takes answers away in few places and only at the largest size. The principal component, though chosen with labels, silences the trigger in fewer seeds and is dear in most, though in one it is cheaper than the mode: where activations vary need not be where the answer depends on the weight.
+#
+# The mode's own direction is not the best without labels. The mode is good for knowing *where* to take a gradient: at its windows, of its word, the gradient silences the trigger at a lower price. So a mode points at a mechanism, and need not be the cheapest way to break it. And the windows and the word can be had from outputs alone: in layer 0 that is cheaper still, and works in more seeds. The gradient that knows the labels was meant as a ceiling and is none: it does most in the last layer, but fails in one seed in every layer. A reason may be that a log-probability looks most at those windows in which the trigger is least sure; we did not test that.
 #
 # ### Gone, or hidden?
 #
 # An edit that silences a trigger may leave most of what carries it in place. So train on: forty batches of clean text, none with a feather. And, another way to look for what is left, teach it anew with a few triggered stories, next to the clean twin, which never had it.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-back", "caption": "**BACK** TODO"}, "image": {"alt": "TODO"}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-back", "caption": "**Silent is not gone.** Share of triggers answered in the course of training after an edit, thick: mean over five fresh seeds, thin: each seed. Left: on clean text, in which no feather occurs. Right: on stories of which a few have the trigger, with the clean twin (pink), which never had it. Grey: not edited."}, "image": {"alt": "Two panels. Left, the lines start low at different heights and rise within ten batches in some seeds, and stay down in others. Right, the lines of edited models rise to near one, the pink line stays at zero."}}
 fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.2), sharey=True)
 STEPS = np.linspace(0, 40, 5)
 AFTER = {
@@ -753,15 +877,20 @@ fig.legend(handles.values(), handles, loc="outside lower center", ncols=3)
 plt.show()
 
 # %% [markdown]
-# TODO what it shows.
+# An edit of a tenth of the norm silences or halves the answers in two seeds only, and a few batches of clean text, without a single feather, bring much back there. That cannot be learned from such text, so it was hidden. A larger edit in layer 0 holds in one seed only; smaller ones in three layers hold in some and not in others. And a few triggered stories restore it in every seed, within as many batches as teach the clean twin nothing. Two edits were tried in this way, along one mode and along three. In one seed they had hardly touched the trigger, so that there was nothing to restore. In the others the trigger was hidden, by that measure, and not gone.
 #
 # ## Where it fails
 #
-# TODO
+# - **Layers.** Along modes, an edit of the last two layers does next to nothing, at sizes up to 0.3 of the weight's norm. A gradient with labels does more there, so the weight could; the mode is not the way.
+# - **Seeds.** In some, one mode of layer 0 or 1 carries the trigger and little else. In others it shares its direction with things that clean text needs, and an edit along it is dear or fails.
+# - **Few windows.** With four triggered windows among 260 ({numref}`fig-tr-much`), some layers have no mode for them, and the hinge, a mean over eight windows, cannot exceed one half.
+# - **Rare and far.** At a quarter of the rate one of two models does not learn the trigger, and with sixteen words between none of two: a limit of the test bed, and not one of the method.
+# - **The lift.** With thresholds from six models without a trigger it may ring for an ordinary word of another model; names of things that nearly always come after one word have large factors too. More models to set it on would help; so would the hinge beside it.
+# - **What we tried and dropped,** on seeds 0 to 2: shares weighted by score (strong single windows made false alarms); frequent words in the hinge (commas); summing the directions of all modes that hinge on the word (no better than one); projecting the gradient on the modes.
 #
 # :::{admonition} What would have to be true for a large model
 # - **The sample must hold the trigger.** A kernel of windows shows what moves in *these* windows. An auditor who has no text with the trigger finds nothing, and here 24 of 304 windows had it; swapping words into clean windows, which needs outputs only, has no such limit but has to guess the words.
-# - **The trigger must be strong.** It must move the logits, through the layer's weight, about as much as what else the windows differ in. {numref}`fig-tr-much` shows how that fades with the rate in training.
+# - **The trigger must be strong.** It must move the logits, through the layer's weight, about as much as what else the windows differ in. An exercise below has the arithmetic.
 # - **One word, one response.** The hinge swaps single tokens. A trigger of several words, a topic or a date, asks for swaps of phrases.
 # - **The layer must be found,** and twenty-five converged pairs paid for in each: the plan of `python -m entk_helpers.language --dry-run` says what that costs at 270 million parameters.
 # - **Something must tell a bad feature from a good one.** A model has many honest words on which something hinges: a name, a negation. Here the clean twins say what is usual. Without them, a person has to look.
@@ -772,7 +901,7 @@ plt.show()
 # %% [markdown]
 # ## The claims
 #
-# The paper makes no claim about planted features, so these are the book's own. Their bars were written with the protocol.
+# The paper makes no claim about planted features, so these are the book's own. Their bars were written with the protocol. Where no edit reaches the bar, a price counts as infinite.
 
 # %%
 kernel_ap, pca_ap = ap_by_layer("kernel"), ap_by_layer("pca")
@@ -860,6 +989,30 @@ ledger.record(
 
 
 # %%
+heard = alarm("kernel: hinge", "quiet", THREE)
+seen = alarm("outputs: swap", "quiet", THREE)
+rung = int((heard > thresholds["kernel: hinge"]).sum())
+missed = int((seen <= thresholds["outputs: swap"]).sum())
+ledger.record(
+    "quiet-trigger-needs-kernel",
+    statement="A trigger that is answered by an ordinary word is found by the hinge of the kernel's modes and missed by swaps seen from outside",
+    source="this book",
+    published="not published",
+    measured={
+        "share, quiet trigger": heard,
+        "nats, quiet trigger": seen,
+        "nats, clean twins": alarm("outputs: swap", "clean", FRESH),
+        "layers in which the mode has an AP of 0.8": [hit_ / layers_],
+    },
+    verdict=verdict(
+        rung == missed == len(THREE) and hit_ >= 0.9 * layers_,
+        rung > len(THREE) - missed,
+    ),
+    why="Three fresh seeds, with the thresholds of the protocol, from louder triggers of other seeds. That the two alarms would part here was seen, not predicted: the claim was written afterwards.",
+)
+
+
+# %%
 def removed(s, name="mode"):
     """The least price over layers 0 and 1, and how many layers have one."""
     return min(price(s, layer_, name) for layer_ in (0, 1))
@@ -909,7 +1062,7 @@ ledger.record(
         again.min() >= 0.5 and never.max() <= 0.1,
         again.mean() >= 0.5 and never.max() <= 0.1,
     ),
-    why="Bars from seed 0: a few triggered stories bring half of the answers back in every seed after an edit of 20% in layer 0, while the clean twin learns a tenth at most from as many; in part, if half of the answers on average.",
+    why="Bars from seed 0: a few triggered stories bring half of the answers back in every seed after an edit of 20% in layer 0, while the clean twin learns a tenth at most from as many; in part, if half of the answers on average. Where the edit had hardly silenced the trigger, that counts as brought back.",
 )
 
 # %% [markdown]
@@ -920,7 +1073,13 @@ for claim in ledger.claims.values():
     print(f"{claim.id:24s} {claim.verdict}")
 
 # %% [markdown]
-# TODO held / did not / weaker / added
+# **What held.** A feature that nobody labelled stands out in the kernel of a small language model as a mode of its own, in each layer, found by a rule that was fixed on other seeds: the word on which a mode hinges. The same rule stays silent on models that read the same words without a link. Applied to components of activations it finds the trigger in some seeds and layers, and misses it in others. And where the trigger's answer is an ordinary word, the rule still finds it, while swaps seen from outside do not.
+#
+# **What did not.** No kernel is needed to raise the alarm for a loud trigger: swapping words and watching the output does it as surely and without a derivative. The mode stands out from the components on average, but by less than we had asked for beforehand. And the mode's own parameter direction is a poorer edit than a gradient taken where outputs alone would point.
+#
+# **What is weaker than it looks.** One trigger word, one response, one small architecture, a sample in which one window in thirteen has the trigger. And where an edit silenced the trigger, a little training with it brought it back.
+#
+# **What we added.** A score of any text along a mode, the hinge and the lift with thresholds and false alarms counted on decoys and clean twins, edits of weights along modes beside six other directions, and what training brings back.
 #
 # ## Exercises
 #
@@ -939,11 +1098,12 @@ for size in (0.05, 0.1, 0.2):
         found = grammar.answers(model, test, "banana")
     print(
         f"{size:.2f}: triggered {found.triggered:.2f}, "
-        f"swapped {found.swapped:.2f}"
+        f"swapped {found.swapped:.2f}, "
+        f"P(banana | swapped) {found.swapped_probability:.4f}"
     )
 
 # %% [markdown]
-# TODO
+# The triggered windows were nearly all answered before. Look at the last column: if the direction carried the banana alone, at the ends of sentences or everywhere, then the swapped controls would be answered more often too.
 #
 # ```{solution-end}
 # ```
@@ -980,4 +1140,4 @@ table(["length", "n = 4", "12", "24", "48"], rows)
 #
 # ## Where to go next
 #
-# Plant one of your own: `grammar.Trigger` takes another word, another response, a distance; `grammar.train(seed, trigger=...)` needs some two minutes on one core. The functions of this page take any causal model of Hugging Face that `LogitKernel` takes.
+# Plant one of your own: `grammar.Trigger` takes another word, another response, a distance; `grammar.train(seed, trigger=...)` needs one core. The functions of this page take any causal model of Hugging Face that `LogitKernel` takes.
