@@ -210,7 +210,7 @@ both = torch.cat([components[1], -components[1]], 1)
 first_windows(both[:, int(ap(both).argmax())])
 
 # %% [markdown]
-# The first list is the mode's, the second the component's, of layer 1. The mode has found the feathers; the component mixes them with other windows, though in layers 0 and 3 of this seed, as the table says, a component does as well as a mode. For grades we choose the direction on one half of the windows and grade it on the other, twenty times, as in the last chapter. {numref}`fig-tr-answer` (left) has all five fresh seeds.
+# The first list is the mode's, the second the component's, of layer 1. The mode has found the feathers; the component ranks other windows before them, though in layers 0 and 3 of this seed, as the table says, a component does as well as a mode. For grades we choose the direction on one half of the windows and grade it on the other, twenty times, as in the last chapter. {numref}`fig-tr-answer` (left) has all five fresh seeds.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-answer", "caption": "**A mode isolates the trigger in every layer; without labels it is found, with no false alarm; an edit seldom removes it.** Left: average precision (AP) of the best direction for the windows with the trigger, chosen on one half and graded on the other: 25 modes of the kernel (blue), 25 principal components of the residual stream (orange) and of the MLP's activations (green), 25 random directions (pink), the untrained kernel (grey, two seeds). Dots: five fresh seeds; lines: their mean. Middle: the largest share of its score that any mode loses with one word, for models with the trigger, their decoys and their clean twins; dashed: the threshold from other seeds. Right: share of triggers answered before an edit of a fifth of the weight's norm along the mode's direction (layer 0), after it, after training on clean text, and after training on a few triggers instead. One line a seed."}, "image": {"alt": "Three panels. Left, four layers: the blue line lies at the top, the others vary below it between a quarter and one, the grey one is lowest. Middle: five blue dots near one, above a dashed line; orange and grey dots below it. Right: five lines start near one; after the edit two are near zero, two at a quarter and one has hardly moved; after clean text all but one are high again, and after training on triggers all are near one."}}
 LOOKS = {
@@ -338,7 +338,7 @@ table(
 # In every layer some mode isolates the windows with the trigger. Components of the residual stream do so too in some seeds and layers, and not in others, and we know no rule that says in which; those of the MLP's activations do so in layer 2. Those of the *final* state come close on average, are ahead of the kernel in some seeds and far behind in one. That they do well is no wonder: there the answer is about to come out. On a decoy, whose words are the same, the kernel's best mode does no better than on the clean twin, and with shuffled labels about as well as chance.
 #
 #
-# The page's own seed against the study's file, to four digits:
+# The page's own seed against the study's file, to a part in a thousand:
 
 # %% tags=["nbval-check-output"]
 filed = [
@@ -424,7 +424,7 @@ table(
 )
 
 # %% [markdown]
-# Half the rate changes little. At a quarter of it one of two models has learned the trigger, and its kernel shows it; the other has not, and neither has any with sixteen words between feather and answer, so that there is nothing for a mode to stand for. (Two seeds each; rates and distances are not part of the protocol. We had meant to have three seeds and more distances.) With four windows in the sample, early layers lose the mode in some seeds, and the hinge of the next section, which asks for eight windows, loses it before the AP does.
+# Half the rate changes little. At a quarter of it one of two models has learned the trigger, and its kernel shows it; the other has not, and no model has with sixteen words between feather and answer, so that there is nothing for a mode to stand for. (Two seeds each; rates and distances are not part of the protocol. We had meant to have three seeds and more distances.) With four windows in the sample, early layers lose the mode in some seeds, and the hinge of the next section, which asks for eight windows, loses it before the AP does.
 #
 # ## Can it be found without labels?
 #
@@ -552,7 +552,7 @@ thresholds = {name: threshold(name) for name in ALARMS}
 # %% [markdown]
 # {numref}`fig-tr-alarm` shows what came of it on the fresh seeds, and the table below counts.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-alarm", "caption": "**The kernel's hinge tells models with the trigger from those without; so do swaps seen from outside.** The largest value of each statistic over all directions and layers, one dot a model: with the trigger (blue, five fresh seeds), with a trigger that is answered by an ordinary word (green, three), decoys (orange, five), clean twins (grey, five). Above: what a word that is swapped takes away, as a share of a direction's score (hinge), or in nats of the model's output (swap). Below: the largest factor, on a logarithmic scale, by which a next word is likelier than usual. Dashed: thresholds from seeds 0 to 2. For the green models, components and random directions were not studied."}, "image": {"alt": "Eight small panels. In the panels of the kernel's hinge and of swaps all blue dots lie above the dashed line and orange and grey ones below. In those of components and random directions they overlap."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tr-alarm", "caption": "**The kernel's hinge tells models with either trigger from those without; swaps seen from outside tell those with the loud one.** The largest value of each statistic over all directions and layers, one dot a model: with the trigger (blue, five fresh seeds), with a trigger that is answered by an ordinary word (green, three), decoys (orange, five), clean twins (grey, five). Above: what a word that is swapped takes away, as a share of a direction's score (hinge), or in nats of the model's output (swap). Below: the largest factor, on a logarithmic scale, by which a next word is likelier than usual. Dashed: thresholds from seeds 0 to 2. For the green models, components and random directions were not studied."}, "image": {"alt": "Eight small panels. In the panels of the kernel's hinge and of swaps all blue dots lie above the dashed line and orange and grey ones below; green ones lie above it in the first and below it in the second. In those of components and random directions they overlap."}}
 SHOWN = ("linked", "quiet", "decoy", "clean")
 HUES = dict(
     zip(
