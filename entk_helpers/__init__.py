@@ -1,6 +1,6 @@
 """The empirical neural tangent kernel of any PyTorch model, and what its spectrum says.
 
-One module for each step, in the order of the data: `jacobian`, `structure`, `kernel`,
+One module for each step, in the order of the data: `problem`, `jacobian`, `structure`, `kernel`,
 `operator`, `spectrum`, `rotation`, `regression`, `alignment`; beside them `closed_form` and
 `infinite_width` (kernels by formula), `features` (ground truths), `testbeds` (systems under
 study), `claims` and `plotting` (for the book's chapters).

@@ -28,13 +28,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import SupportsFloat
 
+from .storage import write_text
+
 VERDICTS = ("holds", "holds in part", "does not hold", "could not be run here")
 
 _SLUG = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*")
 
 
 def verdict(holds: bool, in_part: bool = False) -> str:
-    """One of the first three `VERDICTS`, from what was found: all of a claim, or some of it."""
+    """One of the first three `VERDICTS`, from what was found: all of a claim, or some of it.
+
+    Examples:
+        >>> verdict(True), verdict(False, in_part=True), verdict(False)
+        ('holds', 'holds in part', 'does not hold')
+    """
     return VERDICTS[0] if holds else VERDICTS[1] if in_part else VERDICTS[2]
 
 
@@ -48,6 +55,10 @@ class Measured:
     """One quantity over seeds: every value, and their summary.
 
     `sd` is the sample standard deviation (n - 1), None for a single value.
+
+    Examples:
+        >>> print(Measured.over("ratio", [1.0, 2.0, 3.0]))
+        ratio: 2 ± 1 over 3 seeds (1 to 3)
     """
 
     name: str
@@ -134,6 +145,16 @@ class Ledger:
 
     `folder` defaults to the environment's ENTK_CLAIMS_DIR, else to `book/claims` of the checkout
     around the working directory, else of the one that this package lies in.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     claim = Ledger("03_tms", folder).record(
+        ...         "cliff", statement="There is a cliff", source="figure 1", published="after 50",
+        ...         measured=[50, 50], verdict="holds", why="It is so in both seeds.",
+        ...     )
+        >>> print(claim)
+        cliff: holds. Published: after 50. Ours: 50 in all of 2 seeds. It is so in both seeds.
     """
 
     def __init__(self, chapter: str, folder: str | os.PathLike[str] | None = None):
@@ -207,10 +228,7 @@ class Ledger:
     def _write(self) -> None:
         content = {"chapter": self.chapter, "claims": [asdict(c) for c in self.claims.values()]}
         text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, self.path)
+        write_text(self.path, text)
 
 
 def _slug(name: str, text: str) -> str:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .inputs import require_finite
+from .inputs import require_finite, require_floats, require_real
 
 
 @torch.no_grad()
@@ -22,13 +22,19 @@ def quadratic_ntk(
 
     (arXiv 2510.00468, section 3), as from `empirical_ntk`. Computed in the dtype of W1.
     Raises ValueError for shapes that do not fit together.
+
+    Examples:
+        >>> W1, x = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[2.0, 0.0, 0.0, 0.0]])
+        >>> quadratic_ntk(W1, torch.tensor([[3.0]]), x)  # z = 1: 4/4 * 4 * 3^2 * 1, and 1
+        {'W1': tensor([[36.]]), 'W2': tensor([[1.]])}
     """
     W1, W2, x = _fitting(W1, W2, x)
     H, D = W1.shape
     z = x @ W1.T / D**0.5
     first = (x @ x.T) * ((z * W2.square().mean(0)) @ z.T) * (4 / (D * H**2))
     second = z.square() @ z.square().T / H**2
-    return {"W1": (first + first.T) / 2, "W2": (second + second.T) / 2}  # exactly symmetric
+    kernels = {"W1": (first + first.T) / 2, "W2": (second + second.T) / 2}  # exactly symmetric
+    return {name: require_finite(K, f"the kernel of {name}") for name, K in kernels.items()}
 
 
 @torch.no_grad()
@@ -45,10 +51,18 @@ def quadratic_class_pairs(
     and Q^T K_cd Q = sum_n W2_cn W2_dn G_n, plus the last layer for c = d. As from
     `NTKOperator.compress`; computed in the dtype of W1. Raises ValueError for shapes that do
     not fit together.
+
+    Examples:
+        >>> W1, x = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[2.0, 0.0, 0.0, 0.0]])
+        >>> W2 = torch.tensor([[3.0], [1.0]])  # two classes: 4 W2 W2^T, plus 1 for c = d
+        >>> quadratic_class_pairs(W1, W2, x, Q=torch.eye(1))[:, :, 0, 0]
+        tensor([[37., 12.],
+                [12.,  5.]])
     """
     W1, W2, x = _fitting(W1, W2, x)
     (H, D), C = W1.shape, len(W2)
-    if len(Q) != len(x):
+    require_real(Q=Q)
+    if Q.dim() != 2 or len(Q) != len(x):
         raise ValueError(f"Q must have shape ({len(x)}, q), one row a point, got {tuple(Q.shape)}")
     Q = require_finite(Q, "Q").to(W1)
     z = x @ W1.T / D**0.5
@@ -58,14 +72,19 @@ def quadratic_class_pairs(
     compressed = compressed.unflatten(2, (Q.shape[1],) * 2)
     last = Q.T @ z.square() / H
     compressed.diagonal(dim1=0, dim2=1).add_((last @ last.T)[..., None])
-    return compressed
+    return require_finite(compressed, "the kernels of W1 and W2 between the columns of Q")
 
 
 def _fitting(W1: Tensor, W2: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    require_floats(half=True, W1=W1)
+    require_real(W2=W2, x=x)
+    if W1.dim() != 2 or not W1.numel():
+        raise ValueError(f"W1 must have shape (H, D), none of them zero, got {tuple(W1.shape)}")
     H, D = W1.shape
-    if W2.shape[1] != H or x.shape[1] != D:
+    fit = W2.dim() == x.dim() == 2 and W2.shape[1] == H and x.shape[1] == D
+    if not (fit and len(W2)):
         raise ValueError(
-            f"W1 {(H, D)} needs W2 of shape (C, {H}) and x of shape (N, {D}), "
+            f"W1 {(H, D)} needs W2 of shape (C, {H}), C > 0, and x of shape (N, {D}), "
             f"got {tuple(W2.shape)} and {tuple(x.shape)}"
         )
     return tuple(require_finite(t, n).to(W1) for t, n in ((W1, "W1"), (W2, "W2"), (x, "x")))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .inputs import require_finite
+from .inputs import require_finite, require_real, whole
 
 
 class InfiniteWidth(NamedTuple):
@@ -37,13 +37,19 @@ def relu_ntk(
     (Cho and Saul 2009; Jacot et al. 2018). Float64, accurate for small angles too. Raises
     ValueError for points of different length, a point of norm zero or too large to square, or
     depth < 0.
+
+    Examples:
+        >>> relu_ntk(torch.eye(2)).ntk  # points at a right angle: 1 / (2 pi)
+        tensor([[1.0000, 0.1592],
+                [0.1592, 1.0000]], dtype=torch.float64)
     """
     other = x if x2 is None else x2
+    require_real(x=x, x2=other)
     if x.dim() != 2 or other.dim() != 2 or x.shape[1] != other.shape[1] or x.shape[1] == 0:
         raise ValueError(
             f"x {tuple(x.shape)} and x2 {tuple(other.shape)} must be (N, d) and (M, d), d > 0"
         )
-    if depth < 0:
+    if whole(depth, "depth") < 0:
         raise ValueError(f"depth is {depth}; give the number of hidden layers, at least 0")
     x, other = require_finite(x, "x").double(), require_finite(other, "x2").double()
     a, b = x.norm(dim=1), other.norm(dim=1)

@@ -1,34 +1,20 @@
-"""Per-sample Jacobians of any torch module, by parameter group, in a byte budget.
-
-A kernel is only as right as its idea of "the output at one point". Here that idea is
-fixed once, in :class:`Problem`: ``f(x_n)`` is the model applied to a batch that holds
-``x_n`` alone. Everything that would make this ambiguous (dropout, batch statistics,
-samples that see each other) is refused with a reason.
-"""
+"""Per-sample Jacobians of any torch module, by parameter group, in a byte budget."""
 
 from __future__ import annotations
 
-import difflib
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.func import vjp, vmap
 
-from .inputs import Inputs, each, fit, leaves, require_finite, take
+from .inputs import Inputs, blocks, fit, leaves, require_finite, take
+from .problem import Params, Problem
 
-Params = str | Sequence[str] | None
-
-_BatchNorm = nn.modules.batchnorm._BatchNorm
+# Checked at every point: an output that is NaN may have a gradient of zero.
+OUTPUTS = "the model's output"
 
 
 def jacobian(
@@ -55,142 +41,58 @@ def jacobian(
 
     Raises:
         ValueError: for anything that would make the result wrong or ambiguous.
+
+    Examples:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> jacobian(model, torch.tensor([[3.0, 4.0]]))  # of w.x + b: x, and 1 for b
+        tensor([[[3., 4., 1.]]])
     """
     problem = Problem.check(model, x, params)
     groups = problem.groups(by)
     rows = torch.eye(problem.n_outputs, dtype=problem.dtype, device=problem.device)
     size = sum(p.numel() for p in problem.selected.values()) * problem.n_outputs
     # One copy is being filled, one comes out of the backward pass, activations beside them.
-    per_sample = (3 * size + problem.n_outputs * problem.activations) * problem.dtype.itemsize
-    step = fit(per_sample, memory, limit=problem.n_points)
+    per_point = (3 * size + problem.n_outputs * problem.activations) * problem.dtype.itemsize
+    step = fit(per_point, memory, limit=problem.n_points)
     width = {key: sum(problem.selected[n].numel() for n in names) for key, names in groups.items()}
     out = {key: rows.new_empty(problem.n_points, len(rows), p) for key, p in width.items()}
-    for start, block in zip(range(0, problem.n_points, step), problem.blocks(step), strict=True):
-        gradients = per_sample_rows(problem, problem.selected, block, rows)
+    for block in blocks(problem.n_points, step):
+        gradients = per_sample_rows(problem, problem.selected, take(problem.x, block), rows)
         for key, names in groups.items():
-            parts = [
-                gradients[name].reshape(-1, len(rows), problem.selected[name].numel())
-                for name in names
-            ]
-            torch.cat(parts, dim=2, out=out[key][start : start + step])
+            torch.cat([gradients[name] for name in names], dim=2, out=out[key][block])
     for value in out.values():
         require_finite(value, "the Jacobian")
     return out if by else out[""]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A model, its points and the parameters of interest, checked and ready to differentiate.
-
-    Calling it with a dict of the selected parameters and one point (no batch dimension)
-    gives the (C,) outputs at that point.
-    """
-
-    model: nn.Module
-    x: Inputs
-    selected: dict[str, Tensor]
-    fixed: dict[str, Tensor]
-    n_points: int
-    n_outputs: int
-    dtype: torch.dtype
-    device: torch.device
-    activations: int
-    """Numbers that one forward pass of one point makes, an upper estimate."""
-
-    @classmethod
-    def check(cls, model: nn.Module, x: Inputs, params: Params = None, *, name: str = "x"):
-        """Validate and bind; every refusal is a ValueError that says what would work."""
-        n_points = _count_points(x, name)
-        x = each(x, Tensor.detach)
-        _refuse_modules(model)
-        # Cloned, so that a model that writes to its buffers or parameters leaves them as they were.
-        tensors = {key: p.detach().clone() for key, p in model.named_parameters()}
-        if not tensors:
-            raise ValueError("model has no parameters, so it has no tangent kernel")
-        for key, value in tensors.items():
-            if value.is_complex():
-                raise ValueError(
-                    f"parameter {key!r} is complex; give its real and imaginary parts "
-                    "as two real parameters"
-                )
-            require_finite(value, f"parameter {key!r}")
-        chosen = select(model, params)
-        fixed = {key: value for key, value in tensors.items() if key not in chosen}
-        fixed |= {key: value.detach().clone() for key, value in model.named_buffers()}
-        selected = {key: tensors[key] for key in chosen}
-        # Three points are enough to see that one changes another.
-        some = take(x, slice(0, 3))
-        watch = _Forward(model)
-        with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(model)):
-            with watch:
-                alone = [
-                    _call(model, selected | fixed, take(x, slice(i, i + 1)))
-                    for i in range(min(n_points, 3))
-                ]
-            together = _call(model, selected | fixed, some)
-            with torch.enable_grad():
-                again = _call(model, selected | fixed, some)
-        _check_outputs(together, alone, again)
-        _refuse_hidden(model, watch.hidden, again)
-        return cls(
-            model,
-            x,
-            selected,
-            fixed,
-            n_points,
-            together.shape[1],
-            together.dtype,
-            together.device,
-            max(1, watch.numbers // len(alone)),
-        )
-
-    def __call__(self, params: Mapping[str, Tensor], point: Inputs) -> Float[Tensor, " C"]:
-        """Outputs at one point, with `params` in place of the bound ones."""
-        return _call(self.model, self.fixed | dict(params), take(point, None))[0]
-
-    def with_points(self, x: Inputs, name: str = "x2") -> Problem:
-        """The same model and parameters at other points."""
-        other = Problem.check(self.model, x, list(self.selected), name=name)
-        if other.n_outputs != self.n_outputs:
-            raise ValueError(
-                f"{name} gives {other.n_outputs} outputs a point and x gives {self.n_outputs}; "
-                "a cross kernel needs the same outputs on both sides"
-            )
-        return other
-
-    def blocks(self, step: int) -> Iterator[Inputs]:
-        """The points in consecutive blocks of at most `step`."""
-        for start in range(0, self.n_points, step):
-            yield take(self.x, slice(start, start + step))
-
-    def groups(self, by: str | None) -> dict[str, list[str]]:
-        """Parameter names by group: {"": all} for None, else by tensor or owning module."""
-        if by is None:
-            return {"": list(self.selected)}
-        if by not in ("tensor", "module"):
-            raise ValueError(f'by must be None, "tensor" or "module", not {by!r}')
-        groups: dict[str, list[str]] = {}
-        for name in self.selected:
-            key = name if by == "tensor" else name.rpartition(".")[0]
-            groups.setdefault(key, []).append(name)
-        return groups
-
-
 def per_sample_rows(
     problem: Problem, wanted: Mapping[str, Tensor], block: Inputs, rows: Float[Tensor, "R C"]
 ) -> dict[str, Tensor]:
-    """Gradients of rows @ f(x_n) for each point of a block: name -> (n, R, *shape)."""
+    """Gradients of rows @ f(x_n) for each point of a block: name -> (n, R, P)."""
 
-    def one(point: Inputs) -> dict[str, Tensor]:
-        _, pull = vjp(lambda params: problem({**problem.selected, **params}, point), dict(wanted))
-        return vmap(lambda row: pull(row)[0])(rows)
+    def one(point: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+        """Those at one point, name -> (R, *shape), and the outputs."""
+        out, pull = vjp(lambda params: problem({**problem.selected, **params}, point), dict(wanted))
+        return vmap(lambda row: pull(row)[0])(rows), out
+
+    def together() -> dict[str, Tensor]:
+        """Those at all points, at once."""
+        gradients, outputs = vmap(one)(block)
+        require_finite(outputs, OUTPUTS)
+        return gradients
 
     def loop() -> dict[str, Tensor]:
-        n = len(next(iter(leaves(block))))
-        each = [_one_by_one(problem, wanted, take(block, i), rows) for i in range(n)]
-        return {name: torch.stack([gradients[name] for gradients in each]) for name in wanted}
+        """Those at all points, one after the other."""
+        points = [take(block, i) for i in range(len(leaves(block)[0]))]
+        found = [_one_by_one(problem, wanted, point, rows) for point in points]
+        return {name: torch.stack([gradients[name] for gradients in found]) for name in wanted}
 
-    return vectorised(lambda: vmap(one)(block), otherwise=loop)
+    return matrices(vectorised(together, otherwise=loop))
+
+
+def matrices(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """(n, R, *shape) -> (n, R, P), for scalars too."""
+    return {name: g[..., None].flatten(2) for name, g in gradients.items()}
 
 
 def vectorised(attempt: Callable, *, otherwise: Callable):
@@ -221,189 +123,13 @@ def _one_by_one(
     with torch.enable_grad():
         live = {name: value.detach().clone().requires_grad_() for name, value in wanted.items()}
         out = problem({**problem.selected, **live}, point)
-        per_row = []
-        for row in rows:
-            grads: Sequence[Tensor | None] = [None] * len(live)
-            if out.requires_grad:
-                grads = torch.autograd.grad(
-                    out, list(live.values()), row, retain_graph=True, allow_unused=True
-                )
-            per_row.append(
-                [
-                    torch.zeros_like(value) if grad is None else grad
-                    for grad, value in zip(grads, live.values(), strict=True)
-                ]
-            )
-    return {
-        name: torch.stack(column)
-        for name, column in zip(live, zip(*per_row, strict=True), strict=True)
-    }
-
-
-def select(model: nn.Module, params: Params) -> list[str]:
-    """The names of the parameters that `params` asks for, in the model's order.
-
-    A tied parameter has several names; any of them selects it.
-    """
-    names = [name for name, _ in model.named_parameters()]
-    if params is None:
-        return names
-    canonical = {id(p): name for name, p in model.named_parameters()}
-    aliases = {name: canonical[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
-    wanted = [params] if isinstance(params, str) else list(params)
-    if not wanted:
-        raise ValueError("params is an empty list; pass None for all parameters, or names or globs")
-    found: set[str] = set()
-    for pattern in wanted:
-        exact = [pattern] if pattern in aliases else []  # a name may look like a glob
-        hits = {aliases[a] for a in exact or aliases if exact or fnmatchcase(a, pattern)}
-        if not hits:
-            close = (
-                difflib.get_close_matches(pattern, aliases, n=3, cutoff=0.3) or list(aliases)[:3]
-            )
-            raise ValueError(
-                f"params: {pattern!r} matches no parameter; closest: {', '.join(map(repr, close))}"
-            )
-        found |= hits
-    return [name for name in names if name in found]
-
-
-def _call(model: nn.Module, tensors: Mapping[str, Tensor], x: Inputs):
-    x = each(x, Tensor.clone)  # a model may begin with an in-place operation
-    args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
-    # One name for each attribute. Left to itself, functional_call also takes the second name of
-    # a module that is registered twice, and does not put its parameters back.
-    names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
-    everywhere = {
-        name: tensors[names[id(t)]]
-        for prefix, module in model.named_modules()
-        for own in (module.named_parameters, module.named_buffers)
-        for name, t in own(prefix, recurse=False, remove_duplicate=False)
-    }
-    # The fused attention kernels lack forward-mode and second derivatives and batching rules;
-    # torch.compile (which imports its compiler only when used) would trace the watching as well.
-    compiles = "torch._dynamo" in sys.modules
-    eager = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
-    with sdpa_kernel(SDPBackend.MATH), eager:
-        return functional_call(model, everywhere, args, kwargs, tie_weights=False)
-
-
-def _count_points(x: Inputs, name: str) -> int:
-    tensors = leaves(x) if isinstance(x, Tensor | tuple | dict) else []
-    if not tensors or not all(isinstance(t, Tensor) and t.dim() > 0 for t in tensors):
-        raise ValueError(
-            f"{name} must be a tensor with a first dimension of points, or a tuple or dict of such "
-            f"tensors; got {type(x).__name__}"
+    require_finite(out.detach(), OUTPUTS)
+    if not out.requires_grad:
+        return {name: value.new_zeros(len(rows), *value.shape) for name, value in wanted.items()}
+    by_row = [
+        torch.autograd.grad(
+            out, list(live.values()), row, retain_graph=True, materialize_grads=True
         )
-    sizes = {len(t) for t in tensors}
-    if len(sizes) > 1:
-        raise ValueError(f"{name}: its tensors have different first dimensions {sorted(sizes)}")
-    (n_points,) = sizes
-    if n_points == 0:
-        raise ValueError(
-            f"{name} is empty (shape {tuple(tensors[0].shape)}); pass at least one point"
-        )
-    for t in tensors:
-        require_finite(t, name)
-    return n_points
-
-
-def _refuse_modules(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        kind = type(module).__name__
-        where = f"{kind} at {name!r}"
-        if getattr(module, "scale_grad_by_freq", False):
-            raise ValueError(
-                f"model has {where} with scale_grad_by_freq=True, whose gradients are "
-                "no derivatives; set it to False"
-            )
-        if isinstance(module, _BatchNorm):
-            if module.training:
-                raise ValueError(
-                    f"model is in train mode and has {where}, whose statistics come "
-                    "from the batch; call model.eval() first"
-                )
-            if not module.track_running_stats:
-                raise ValueError(
-                    f"model has {where} with track_running_stats=False: it mixes the "
-                    "samples of a batch even in eval mode; keep running statistics"
-                )
-        elif module.training and (
-            (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
-            or (isinstance(module, nn.MultiheadAttention | nn.RNNBase) and module.dropout > 0)
-            or isinstance(module, nn.RReLU)
-        ):
-            raise ValueError(
-                f"model is in train mode and has {where}, which is random; call model.eval() first"
-            )
-
-
-def _check_outputs(together, alone: list, again) -> None:
-    n = len(alone)
-    rows = isinstance(together, Tensor) and together.dim() == 2 and len(together) == n
-    if not rows or together.shape[1] == 0:
-        got = tuple(together.shape) if isinstance(together, Tensor) else type(together).__name__
-        raise ValueError(
-            f"model(x) must give a tensor of shape (N, C); for {n} points it gave {got}. "
-            "Wrap the model so that it returns one row of outputs a point"
-        )
-    if not together.is_floating_point():
-        raise ValueError(f"model(x) must give real numbers, not {together.dtype}")
-    require_finite(together, "model(x)")
-    tolerance = 1e3 * torch.finfo(together.dtype).eps * (1 + together.abs().max())
-    if (together - again).abs().max() > tolerance:
-        raise ValueError(
-            "two calls of the model on the same points differ: it is random (dropout in train "
-            "mode?) or keeps state; call model.eval() first"
-        )
-    apart = (together - torch.cat(alone)).abs().max()
-    if apart > tolerance:
-        raise ValueError(
-            f"the outputs of a point depend on the other points of its batch (by up to {apart:.2g}): "
-            "a per-sample Jacobian is not defined. Remove statistics over the batch from the model"
-        )
-
-
-def _cuda_devices(model: nn.Module) -> list[torch.device]:
-    return list({p.device for p in model.parameters() if p.is_cuda})
-
-
-def _refuse_hidden(model: nn.Module, hidden: set[str], output: Tensor) -> None:
-    """Refuse parameters that a model reaches past `functional_call`, which swaps attributes.
-
-    `output` was computed from detached parameters: a graph that leads to one nevertheless
-    comes from a view or a product of it that the model made once and keeps.
-    """
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if output.requires_grad and own:
-        found = torch.autograd.grad(
-            output.sum(), list(own.values()), allow_unused=True, retain_graph=True
-        )
-        hidden = hidden | {n for n, grad in zip(own, found, strict=True) if grad is not None}
-    if hidden:
-        raise ValueError(
-            f"model reaches its parameter {min(hidden)!r} by another way than its attribute (a plain "
-            "list, a closure, a view or product made once), which torch.func.functional_call cannot "
-            "replace; use the attribute in forward, or an nn.ParameterList"
-        )
-
-
-class _Forward(TorchDispatchMode):
-    """Counts the numbers in all new tensors that the operations of a forward pass return.
-
-    Also notes which of the model's own parameters take part, though others stand in for them.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._own = {id(p): name for name, p in model.named_parameters()}
-        self.numbers = 0
-        self.hidden: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        given = tree_leaves((args, kwargs))
-        self.hidden |= {self._own[id(value)] for value in given if id(value) in self._own}
-        if not func.is_view and not func._schema.is_mutable:
-            self.numbers += sum(v.numel() for v in tree_leaves(out) if isinstance(v, Tensor))
-        return out
+        for row in rows
+    ]
+    return dict(zip(live, map(torch.stack, zip(*by_row, strict=True)), strict=True))

@@ -9,19 +9,19 @@ it, and are contracted here without being written out: for one position,
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .inputs import Inputs, parse_bytes, require_finite, take
-from .jacobian import Params, Problem
+from .inputs import Inputs, blocks, fit, parse_bytes, require_finite, require_real, take
+from .problem import Params, Problem
 from .progress import progress_bar
 from .structure import Outer, Plan, gradients, read_plan
 
 Reduce = Literal["full", "per_class", "class_averaged", "pseudo"]
-_REDUCTIONS = ("full", "per_class", "class_averaged", "pseudo")
 
 
 def empirical_ntk(
@@ -60,19 +60,28 @@ def empirical_ntk(
         ValueError: for anything that would make the kernel wrong or ambiguous: empty or
             non-finite data, outputs that are not (N, C), dropout or batch statistics in
             train mode, unknown parameter names, a budget too small for one point.
+
+    Examples:
+        >>> model, x = torch.nn.Linear(2, 1), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> empirical_ntk(model, x)  # x.x' + 1
+        tensor([[2., 1.],
+                [1., 5.]])
+        >>> empirical_ntk(model, x, by="tensor")["bias"]  # the 1 alone
+        tensor([[1., 1.],
+                [1., 1.]])
     """
-    if reduce not in _REDUCTIONS:
-        raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, not {reduce!r}")
+    if reduce not in get_args(Reduce):
+        raise ValueError(f"reduce must be one of {', '.join(get_args(Reduce))}, not {reduce!r}")
     left = Problem.check(model, x, params)
     right = left if x2 is None else left.with_points(x2)
     groups = {name: key for key, names in left.groups(by).items() for name in names}
-    rows = _rows(left, reduce, class_weight)
-    plan = read_plan(left)
-    budget = parse_bytes(memory)
+    weight = left.weights(class_weight)
+    # The combinations of outputs to differentiate: their mean, or one a class.
+    rows = weight[None] / len(weight) if reduce == "pseudo" else torch.diag(weight)
+    plan, budget = read_plan(left), parse_bytes(memory)
     points, classes = _step(
         left, plan, reduce, len(rows), max(left.n_points, right.n_points), memory
     )
-
     shape = {
         "full": (left.n_points, right.n_points, *[len(rows)] * 2),
         "per_class": (len(rows), left.n_points, right.n_points),
@@ -80,41 +89,39 @@ def empirical_ntk(
     kernels = {
         key: torch.zeros(shape, dtype=left.dtype, device=left.device) for key in groups.values()
     }
-
-    blocks = _blocks(left.n_points, points)
-    other_blocks = _blocks(right.n_points, points)
-    class_blocks = _blocks(len(rows), classes)
-    with progress_bar(len(blocks) * len(class_blocks), "kernel", show=progress) as bar:
+    class_blocks = blocks(len(rows), classes)
+    steps = len(class_blocks) * len(blocks(left.n_points, points))
+    with progress_bar(steps, "kernel", show=progress) as bar:
         for some in class_blocks:
-            for a in blocks:
-                mine = gradients(left, plan, take(left.x, a), rows[some])
-                for b in other_blocks:
-                    if right is left and b.start < a.start:
-                        continue  # filled in by symmetry
-                    theirs = (
-                        mine
-                        if right is left and b == a
-                        else gradients(right, plan, take(right.x, b), rows[some])
-                    )
-                    for name in [name for name in mine if name in theirs]:
-                        kernel = kernels[groups[name]]
-                        part = _contract(mine[name], theirs[name], reduce, budget // 4)
-                        where = (some, a, b) if reduce == "per_class" else (a, b)
-                        kernel[where] += part
-                        if right is left and a != b:
-                            where = (some, b, a) if reduce == "per_class" else (b, a)
-                            kernel[where] += _mirror(part, reduce)
-                bar.update()
-    if reduce == "class_averaged":
-        for kernel in kernels.values():
-            kernel /= len(rows)
+            for a, b, mine, theirs in _pairs(left, right, plan, rows[some], points):
+                where = (some, a, b) if reduce == "per_class" else (a, b)
+                for name in [name for name in mine if name in theirs]:
+                    kernel = kernels[groups[name]]
+                    part = _contract(mine[name], theirs[name], reduce, budget // 4)
+                    kernel[where] += part
+                    if right is left and a != b:
+                        _mirror(kernel, reduce)[where] += part
+                bar.update(b.stop == right.n_points)
     for key, kernel in kernels.items():
+        if reduce == "class_averaged":
+            kernel /= len(rows)
         require_finite(kernel, f"the kernel{f' of {key!r}' if by else ''}")
     return kernels if by else kernels[""]
 
 
 def flatten_kernel(K: Float[Tensor, "N M C C"]) -> Float[Tensor, "NC MC"]:
-    """(N, M, C, C) -> (N*C, M*C); row n*C + c is point n, output c."""
+    """(N, M, C, C) -> (N*C, M*C); row n*C + c is point n, output c.
+
+    Examples:
+        >>> K = empirical_ntk(torch.nn.Linear(2, 3), torch.ones(4, 2), reduce="full")
+        >>> K.shape, flatten_kernel(K).shape
+        (torch.Size([4, 4, 3, 3]), torch.Size([12, 12]))
+        >>> flatten_kernel(K)[:3, 3:6]  # points 0 and 1: x.x' + 1 for equal outputs, else 0
+        tensor([[3., 0., 0.],
+                [0., 3., 0.],
+                [0., 0., 3.]])
+    """
+    require_real(K=K)
     if K.dim() != 4 or K.shape[2] != K.shape[3]:
         raise ValueError(
             f'K must have shape (N, M, C, C), as reduce="full" gives; got {tuple(K.shape)}'
@@ -123,18 +130,17 @@ def flatten_kernel(K: Float[Tensor, "N M C C"]) -> Float[Tensor, "NC MC"]:
     return K.permute(0, 2, 1, 3).reshape(n * c, m * c)
 
 
-def _rows(problem: Problem, reduce: Reduce, class_weight: Tensor | None) -> Float[Tensor, "R C"]:
-    """The combinations of outputs to differentiate: one a class, or their mean."""
-    c = problem.n_outputs
-    weight = torch.ones(c, dtype=problem.dtype, device=problem.device)
-    if class_weight is not None:
-        if tuple(class_weight.shape) != (c,):
-            raise ValueError(
-                f"class_weight must have shape ({c},), one number an output; "
-                f"got {tuple(class_weight.shape)}"
-            )
-        weight = require_finite(class_weight, "class_weight").detach().to(weight)
-    return weight[None] / c if reduce == "pseudo" else torch.diag(weight)
+def _pairs(
+    left: Problem, right: Problem, plan: Plan, rows: Tensor, step: int
+) -> Iterator[tuple[slice, slice, dict[str, Outer | Tensor], dict[str, Outer | Tensor]]]:
+    """Blocks of points on both sides, with their gradients; of mirror images, one."""
+    for a in blocks(left.n_points, step):
+        mine = gradients(left, plan, take(left.x, a), rows)
+        for b in blocks(right.n_points, step):
+            if right is left and b == a:
+                yield a, b, mine, mine
+            elif right is not left or b.start > a.start:
+                yield a, b, mine, gradients(right, plan, take(right.x, b), rows)
 
 
 def _step(
@@ -148,6 +154,7 @@ def _step(
     item = problem.dtype.itemsize
 
     def per_point(classes: int) -> int:
+        """Bytes for one point and so many rows."""
         held = sum(p.numel() for p in plan.dense.values()) * classes
         for name in plan.names():
             sites = [site for site in plan.sites if site.name == name]
@@ -166,15 +173,11 @@ def _step(
         while classes > 1 and per_point(classes) * n_points > budget:
             classes = (classes + 1) // 2
     need = per_point(classes)
-    if need > budget:
-        raise ValueError(
-            f"memory={memory!r} is too small: one point needs about {-(-need * 4 // 3):,} bytes; "
-            "pass at least that, or fewer parameters through `params`"
-        )
+    most = fit(-(-need * 4 // 3), memory, limit=n_points)
     # The block of the kernel itself, its parts and its mirror image: 4 copies, for p^2 pairs.
     pair = 4 * item * {"full": n_rows**2, "per_class": classes}.get(reduce, 1)
     points = int(2 * budget / (need + math.sqrt(need**2 + 4 * pair * budget)))
-    return max(1, min(n_points, points)), classes
+    return max(1, min(most, points)), classes
 
 
 def _prefer_dense(t: int, g: int, o: int, i: int, rows: int, reduce: Reduce) -> bool:
@@ -249,7 +252,7 @@ def _contract_outer(f: Outer, h: Outer, reduce: Reduce, budget: int) -> Tensor:
     keep = rows if reduce == "per_class" else 1
     shape = (n, m, rows, rows) if reduce == "full" else (keep, n, m)
     out = f.B.new_empty(shape)
-    for a in _blocks(n, max(1, strip)):
+    for a in blocks(n, max(1, strip)):
         b = slice(0, a.stop) if f is h and reduce != "full" else slice(0, m)
         aa = _activation_gram(f.A[a], h.A[b])
         if reduce == "full":
@@ -280,10 +283,6 @@ def _points_first(value: Tensor) -> Tensor:
     return value.transpose(0, 1).flatten(1, 2)
 
 
-def _mirror(part: Tensor, reduce: Reduce) -> Tensor:
-    """The block below the diagonal that belongs to one above it."""
-    return part.permute(1, 0, 3, 2) if reduce == "full" else part.transpose(-1, -2)
-
-
-def _blocks(n: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+def _mirror(kernel: Tensor, reduce: Reduce) -> Tensor:
+    """The same kernel, seen with the points of both sides exchanged."""
+    return kernel.permute(1, 0, 3, 2) if reduce == "full" else kernel.mT

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -77,19 +78,15 @@ def _product(known, letters: tuple[str, str, str], weight, activation, run) -> U
     """A use that reads z[letters z] = sum W[letters w] a[letters a], "..." leading in a and z."""
     if known(activation) or not activation.is_floating_point():
         return None
-
-    def site(name: str, transposed: bool, shape: torch.Size) -> Site | None:
-        return _einsum_site(name, letters, weight, transposed, activation.shape, shape)
-
-    return Use(weight, activation, run, site)
+    return Use(weight, activation, run, partial(_einsum_site, letters, weight, activation.shape))
 
 
 def _einsum_site(
-    name: str,
     letters: tuple[str, str, str],
     weight: Tensor,
-    transposed: bool,
     a_shape: torch.Size,
+    name: str,
+    transposed: bool,
     z_shape: torch.Size,
 ) -> Site | None:
     w, a, z = letters
@@ -122,6 +119,7 @@ def _einsum_site(
     g, o, i = layout.shape()
 
     def arrange(value: Tensor, have: str, want: list[str], last: int) -> Tensor:
+        """The dimensions `have`, in the order that is wanted, as (g, T, last)."""
         return value.permute([have.index(c) for c in want]).reshape(g, -1, last)
 
     return Site(
@@ -144,23 +142,16 @@ def _read_linear(known, input, weight, bias=None):
 def _read_matmul(known, left, right):
     if not isinstance(left, Tensor) or not isinstance(right, Tensor) or known(left) == known(right):
         return None
-    weight, activation = (right, left) if known(right) else (left, right)
-    ranks = (
-        weight.dim(),
-        activation.dim() if weight.dim() == 3 or activation.dim() == 1 else "more",
-    )
     if known(right):
-        letters = {1: ("i", "...i", "..."), 2: ("io", "...i", "...o")}.get(right.dim())
-        if ranks == (3, 3):
-            letters = ("gio", "gti", "gto")
-        run = lambda w: torch.matmul(left, w)  # noqa: E731
+        weight, activation, run = right, left, lambda w: torch.matmul(left, w)
+        letters = {1: ("i", "...i", "..."), 2: ("io", "...i", "...o"), 3: ("gio", "gti", "gto")}
     else:
-        letters = {
-            (1, 1): ("i", "i", ""), (2, 1): ("oi", "i", "o"), (3, 3): ("goi", "git", "got"),
-            (1, "more"): ("i", "...it", "...t"), (2, "more"): ("oi", "...it", "...ot"),
-        }.get(ranks)  # fmt: skip
-        run = lambda w: torch.matmul(w, right)  # noqa: E731
-    return letters and _product(known, letters, weight, activation, run)
+        weight, activation, run = left, right, lambda w: torch.matmul(w, right)
+        letters = {1: ("i", "...it", "...t"), 2: ("oi", "...it", "...ot"), 3: ("goi", "git", "got")}
+        if right.dim() == 1:
+            letters = {1: ("i", "i", ""), 2: ("oi", "i", "o")}
+    found = letters.get(weight.dim())
+    return found and _product(known, found, weight, activation, run)
 
 
 def _read_addmm(known, input, mat1, mat2, *, beta=1, alpha=1):
@@ -205,27 +196,21 @@ def _read_embedding(
     scale_grad_by_freq=False,
     sparse=False,
 ):
-    if not known(weight) or known(input) or max_norm is not None or scale_grad_by_freq or sparse:
-        return None
-    if padding_idx is not None:
-        return None  # that row has no gradient: left to autograd
-    return _lookup(weight, input)
+    # The padding's row has no gradient: left to autograd.
+    unusual = padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse
+    return None if unusual or known(input) or not known(weight) else _lookup(weight, input)
 
 
 def _read_index(known, weight, index):
-    if (
-        not known(weight)
-        or not isinstance(index, Tensor)
-        or index.dtype not in (torch.int64, torch.int32)
-    ):
-        return None
-    return _lookup(weight, index)
+    numbers = isinstance(index, Tensor) and index.dtype in (torch.int64, torch.int32)
+    return _lookup(weight, index) if numbers and known(weight) else None
 
 
 def _lookup(weight: Tensor, index: Tensor) -> Use:
     rows = len(weight)
 
     def site(name: str, transposed: bool, shape: torch.Size) -> Site | None:
+        """One group, whose inputs are the rows."""
         if transposed or weight.dim() < 1:
             return None
         width = math.prod(weight.shape[1:])
@@ -241,45 +226,44 @@ def _lookup(weight: Tensor, index: Tensor) -> Use:
     return Use(weight, index, lambda w: w[index], site)
 
 
-def _conv_reader(spatial: int):
+def _read_conv(spatial, known, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    if not known(weight) or known(input) or input.dim() != spatial + 2:
+        return None
+    kernel = tuple(weight.shape[2:])
+    stride, dilation = _each(stride, spatial), _each(dilation, spatial)
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if any(t % 2 for t in total):
+            return None  # padded more on one side: left to autograd
+        padding = tuple(t // 2 for t in total)
+    padding = _each(padding, spatial)
+    width = len(weight) // groups
+    patch = math.prod(weight.shape[1:])
+    two = [(1,) * (2 - spatial) + s for s in (kernel, dilation, stride)]
+    pad = (0,) * (2 - spatial) + padding
+
+    def activation(value: Tensor) -> Tensor:
+        """The patches that the kernel sees, (g, T, i)."""
+        image = value if spatial == 2 else value[:, :, None]
+        columns = F.unfold(image, two[0], dilation=two[1], padding=pad, stride=two[2])
+        columns = columns.reshape(len(value), groups, patch, -1)
+        return columns.permute(1, 0, 3, 2).reshape(groups, -1, patch)
+
+    def cotangent(value: Tensor) -> Tensor:
+        """The channels at each position, (g, T, o)."""
+        split = value.reshape(len(value), groups, width, -1)
+        return split.permute(1, 0, 3, 2).reshape(groups, -1, width)
+
+    def site(name: str, transposed: bool, shape: torch.Size) -> Site:
+        """Channels in groups, each a product with patches."""
+        layout = Layout((groups, width, patch), (0, 1, 2), (1, 2))
+        return Site(name, layout, activation, cotangent, shape, input.shape)
+
     convolve = (F.conv1d, F.conv2d)[spatial - 1]
-
-    def read(known, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-        if not known(weight) or known(input) or input.dim() != spatial + 2:
-            return None
-        kernel = tuple(weight.shape[2:])
-        stride, dilation = _each(stride, spatial), _each(dilation, spatial)
-        if padding == "valid":
-            padding = 0
-        elif padding == "same":
-            total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-            if any(t % 2 for t in total):
-                return None  # padded more on one side: left to autograd
-            padding = tuple(t // 2 for t in total)
-        padding = _each(padding, spatial)
-        out_channels, per_group = weight.shape[:2]
-        patch = per_group * math.prod(kernel)
-        two = [(1,) * (2 - spatial) + s for s in (kernel, dilation, stride)]
-        pad = (0,) * (2 - spatial) + padding
-
-        def activation(value: Tensor) -> Tensor:
-            image = value if spatial == 2 else value[:, :, None]
-            columns = F.unfold(image, two[0], dilation=two[1], padding=pad, stride=two[2])
-            columns = columns.reshape(len(value), groups, patch, -1)
-            return columns.permute(1, 0, 3, 2).reshape(groups, -1, patch)
-
-        def cotangent(value: Tensor) -> Tensor:
-            split = value.reshape(len(value), groups, out_channels // groups, -1)
-            return split.permute(1, 0, 3, 2).reshape(groups, -1, out_channels // groups)
-
-        def site(name: str, transposed: bool, shape: torch.Size) -> Site | None:
-            layout = Layout((groups, out_channels // groups, patch), (0, 1, 2), (1, 2))
-            return Site(name, layout, activation, cotangent, shape, input.shape)
-
-        run = lambda w: convolve(input, w, bias, stride, padding, dilation, groups)  # noqa: E731
-        return Use(weight, input, run, site)
-
-    return read
+    run = lambda w: convolve(input, w, bias, stride, padding, dilation, groups)  # noqa: E731
+    return Use(weight, input, run, site)
 
 
 def _each(value: int | tuple[int, ...], n: int) -> tuple[int, ...]:
@@ -306,5 +290,5 @@ READERS = {
     torch.einsum: _read_einsum,
     F.embedding: _read_embedding,
     torch.Tensor.__getitem__: _read_index,
-    F.conv1d: _conv_reader(1), F.conv2d: _conv_reader(2),
+    F.conv1d: partial(_read_conv, 1), F.conv2d: partial(_read_conv, 2),
 }  # fmt: skip

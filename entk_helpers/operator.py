@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import vmap
 
-from .inputs import Inputs, fit, leaves, parse_bytes, require_finite, take
-from .jacobian import Params, Problem, vectorised
+from .inputs import Inputs, blocks, fit, leaves, parse_bytes, require_finite, require_real, take
+from .jacobian import OUTPUTS, vectorised
+from .problem import Params, Problem
 
 
 class NTKOperator:
@@ -27,6 +29,14 @@ class NTKOperator:
 
     Raises ValueError for everything that `empirical_ntk` refuses, and for a vector whose
     length does not fit.
+
+    Examples:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> K = NTKOperator(torch.nn.Linear(2, 1), x)
+        >>> K.shape, K.n_parameters
+        ((2, 2), 3)
+        >>> K @ torch.tensor([1.0, 0.0])  # the first column of x.x' + 1
+        tensor([2., 1.])
     """
 
     def __init__(
@@ -43,14 +53,7 @@ class NTKOperator:
         self.shape = (n * c, n * c)
         self.n_parameters = sum(p.numel() for p in problem.selected.values())
         self.dtype, self.device, self.matvecs = problem.dtype, problem.device, 0
-        if class_weight is not None and tuple(class_weight.shape) != (c,):
-            raise ValueError(
-                f"class_weight must have shape ({c},), got {tuple(class_weight.shape)}"
-            )
-        weight = (
-            torch.ones(c) if class_weight is None else require_finite(class_weight, "class_weight")
-        )
-        self._weight = weight.detach().to(problem.device, problem.dtype).repeat(n)
+        self._weight = problem.weights(class_weight).repeat(n)
         self._live = {name: p.detach().requires_grad_() for name, p in problem.selected.items()}
         # A graph holds the activations, those of its own derivative, and their like.
         per_point = 6 * problem.activations * problem.dtype.itemsize
@@ -63,7 +66,7 @@ class NTKOperator:
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """K @ v."""
-        out = self._columnwise(v, self.shape[0], "v", self._product)
+        out = self._columnwise(v, self.shape[0], "v", lambda u: self._push(self._pull(u)))
         self.matvecs += v.numel() // self.shape[0]
         return out
 
@@ -84,6 +87,7 @@ class NTKOperator:
         allow it, as many with K. Entry [c, d, k, l] is the inner product under K_cd of columns k and
         l of Q.
         """
+        require_real(Q=Q)
         n = self._problem.n_points
         c = self._problem.n_outputs
         if Q.dim() != 2 or len(Q) != n or not Q.numel():
@@ -99,14 +103,16 @@ class NTKOperator:
         if 2 * c * Q.shape[1] * self.n_parameters * self.dtype.itemsize <= self._memory:
             gradients = torch.stack([self.vjp(of_class(d)).T for d in range(c)])  # (C, q, P)
             gram = gradients.flatten(0, 1) @ gradients.flatten(0, 1).T
-            return gram.unflatten(0, (c, -1)).unflatten(2, (c, -1)).transpose(1, 2)
+            gram = gram.unflatten(0, (c, -1)).unflatten(2, (c, -1)).transpose(1, 2)
+            return require_finite(gram, "Q^T K Q")
         rows = []
         for d in range(c):
             image = (self @ of_class(d)).unflatten(0, (n, c))
             rows.append(torch.einsum("nck,nl->clk", image, Q))
-        return torch.stack(rows, dim=1)
+        return require_finite(torch.stack(rows, dim=1), "Q^T K Q")
 
     def _columnwise(self, v: Tensor, length: int, name: str, multiply) -> Tensor:
+        require_real(**{name: v})
         if v.dim() not in (1, 2) or len(v) != length or v.numel() == 0:
             raise ValueError(
                 f"{name} must have shape ({length},) or ({length}, k), got {tuple(v.shape)}"
@@ -115,9 +121,6 @@ class NTKOperator:
         columns = v.to(self.device, self.dtype).reshape(length, -1).T
         out = torch.cat([multiply(part) for part in columns.split(self._columns)])
         return require_finite(out, f"the product with {name}").T.reshape(-1, *v.shape[1:])
-
-    def _product(self, u: Tensor) -> Tensor:
-        return self._push(self._pull(u))
 
     def _pull(self, u: Tensor) -> Tensor:
         """(k, N*C) -> (k, P)."""
@@ -133,11 +136,10 @@ class NTKOperator:
         return iter([self._kept]) if self._kept else self._fresh_graphs()
 
     def _fresh_graphs(self) -> Iterator[tuple[slice, Graph]]:
-        start = 0
-        for block in self._problem.blocks(self._step):
-            graph = Graph.record(self._problem, self._live, block)
-            yield slice(start, start + graph.outputs.numel()), graph
-            start += graph.outputs.numel()
+        c = self._problem.n_outputs
+        for block in blocks(self._problem.n_points, self._step):
+            graph = Graph.record(self._problem, self._live, take(self._problem.x, block))
+            yield slice(block.start * c, block.stop * c), graph
 
 
 @dataclass(frozen=True)
@@ -156,15 +158,12 @@ class Graph:
     @classmethod
     def record(cls, problem: Problem, live: dict[str, Tensor], block: Inputs) -> Graph:
         """The record of a model's outputs at a block of points."""
-
-        def at(point: Inputs) -> Tensor:
-            return problem(live, point)
-
-        def loop() -> Tensor:
-            return torch.stack([at(take(block, i)) for i in range(len(leaves(block)[0]))])
-
+        at, points = partial(problem, live), range(len(leaves(block)[0]))
         return vectorised(
-            lambda: cls.of(lambda: vmap(at)(block), live), otherwise=lambda: cls.of(loop, live)
+            lambda: cls.of(lambda: vmap(at)(block), live),
+            otherwise=lambda: cls.of(
+                lambda: torch.stack([at(take(block, i)) for i in points]), live
+            ),
         )
 
     @classmethod
@@ -172,6 +171,8 @@ class Graph:
         """The record of what `forward` makes of the live tensors, (n*C,) when flattened."""
         with torch.enable_grad():
             outputs = forward().flatten()
+            if not outputs.is_meta:  # where costs are counted without numbers
+                require_finite(outputs.detach(), OUTPUTS)
             dual = torch.zeros_like(outputs, requires_grad=True)
             gradients = [torch.zeros_like(p) for p in live.values()]
             if outputs.requires_grad:
@@ -199,7 +200,8 @@ class Graph:
 
     def pull(self, u: Tensor) -> Tensor:
         """(k, n*C) -> (k, P)."""
-        return _flat(batched_grad([self.outputs], self.live, [u]), len(u))
+        found = batched_grad([self.outputs], self.live, [u])
+        return torch.cat([g.reshape(len(u), -1) for g in found], dim=1).detach()
 
     def push(self, v: Tensor) -> Tensor:
         """(k, P) -> (k, n*C)."""
@@ -228,7 +230,3 @@ def batched_grad(
         i.new_zeros(k, *i.shape) if g is None else g.reshape(k, *i.shape)
         for i, g in zip(inputs, found, strict=True)
     ]
-
-
-def _flat(values: list[Tensor], k: int) -> Tensor:
-    return torch.cat([v.reshape(k, -1) for v in values], dim=1).detach()

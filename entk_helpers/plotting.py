@@ -37,7 +37,15 @@ COLOURS = {
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults for a chapter; call once, in its first cell."""
+    """Set matplotlib's defaults for a chapter; call once, in its first cell.
+
+    Examples:
+        >>> import matplotlib.pyplot as plt
+        >>> with plt.rc_context():  # or the style stays
+        ...     use_style()
+        ...     print(plt.rcParams["savefig.dpi"])
+        150
+    """
     sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
     plt.rcParams |= {
         "figure.constrained_layout.use": True,
@@ -62,7 +70,15 @@ def plot_spectrum(
     log: bool = True,
     **style: object,
 ) -> None:
-    """Draw eigenvalues against their index, counted from 1; one thin line a seed."""
+    """Draw eigenvalues against their index, counted from 1; one thin line a seed.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> ax = Figure().subplots()
+        >>> plot_spectrum(ax, torch.tensor([[8.0, 4.0, 1.0], [9.0, 4.0, 2.0]]))  # two seeds
+        >>> len(ax.lines), ax.get_yscale()
+        (2, 'log')
+    """
     lines = np.atleast_2d(values.detach().cpu().numpy())
     index = np.arange(1, lines.shape[1] + 1)
     style = {"lw": 1.2, "alpha": 1.0 if len(lines) == 1 else 0.55} | style
@@ -76,14 +92,20 @@ def plot_spectrum(
     ax.set_xlabel("index of the eigenvalue")
 
 
-def mark_index(
-    ax: Axes, index: int, text: str, *, colour: str = "black", height: float = 0.97
-) -> None:
-    """Mark the place after `index` eigenvalues, where a cliff would be."""
-    ax.axvline(index + 0.5, color=colour, lw=0.9, ls=(0, (4, 3)), zorder=0)
+def mark_index(ax: Axes, index: int, text: str, *, height: float = 0.97) -> None:
+    """Mark the place after `index` eigenvalues, where a cliff would be.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> ax = Figure().subplots()
+        >>> mark_index(ax, 50, "cliff")
+        >>> ax.lines[0].get_xdata(), ax.texts[0].get_text()  # before the 51st
+        ([50.5, 50.5], 'cliff')
+    """
+    ax.axvline(index + 0.5, color="black", lw=0.9, ls=(0, (4, 3)), zorder=0)
     ax.annotate(
         text, (index + 0.5, height), xycoords=("data", "axes fraction"), xytext=(3, 0),
-        textcoords="offset points", va="top", fontsize="small", color=colour,
+        textcoords="offset points", va="top", fontsize="small",
     )  # fmt: skip
 
 
@@ -95,18 +117,17 @@ def plot_heatmap(
     ylabel: str = "eigenvector",
     vmax: float = 1.0,
 ) -> AxesImage:
-    """Draw scores from 0 (dark) to vmax (bright); row 0, the first eigenvector, at the top."""
+    """Draw scores from 0 (dark) to vmax (bright); row 0, the first eigenvector, at the top.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> image = plot_heatmap(Figure().subplots(), torch.eye(3))
+        >>> image.get_array().shape, image.get_clim()
+        ((3, 3), (0.0, 1.0))
+    """
     image = ax.imshow(scores.detach().cpu().numpy(), cmap="mako", vmin=0, vmax=vmax, aspect="auto")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return image
-
-
-def plot_history(
-    ax: Axes, history: Mapping[str, Sequence[SupportsFloat]], name: str, **style: object
-) -> None:
-    """Draw one quantity of a run's history against its steps."""
-    ax.plot(history["step"], history[name], **({"color": COLOURS["trained"]} | style))
-    ax.set(xlabel="training step", ylabel=name)
 
 
 def plot_scores(
@@ -115,7 +136,15 @@ def plot_scores(
     *,
     colours: Mapping[str, str] | None = None,
 ) -> None:
-    """Draw one dot a seed and a bar at the mean, one row a method, the first at the top."""
+    """Draw one dot a seed and a bar at the mean, one row a method, the first at the top.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> ax = Figure().subplots()
+        >>> plot_scores(ax, {"kernel": [0.8, 0.9], "random": [0.4, 0.6]})
+        >>> [text.get_text() for text in ax.texts]  # the means
+        ['0.85', '0.50']
+    """
     for row, (name, values) in enumerate(scores.items()):
         colour = (colours or {}).get(name, COLOURS["untrained"])
         mean = float(np.mean(values))
@@ -129,17 +158,33 @@ def plot_scores(
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Markdown:
-    """Return a Markdown table for a notebook to show."""
+    """Return a Markdown table for a notebook to show.
+
+    Examples:
+        >>> print(table(["p", "rank"], [[29, 56], [31, 60]]).data)
+        | p | rank |
+        | --- | --- |
+        | 29 | 56 |
+        | 31 | 60 |
+    """
     lines = [header, ["---"] * len(header), *rows]
     return Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
 
 
 def spread(values: Sequence[SupportsFloat], digits: int = 2) -> str:
-    """Mean, sample standard deviation and range over seeds, as text with no-break spaces."""
+    """Mean, sample standard deviation and range over seeds, as text with no-break spaces.
+
+    Examples:
+        >>> spread([1.0, 2.0, 3.0], digits=1).split()
+        ['2.0', '±', '1.0', '(1.0', 'to', '3.0)']
+        >>> spread([5, 5])
+        '5.00'
+    """
     v = np.asarray(values, dtype=float)
-    mean, sd, low, high = (f"{q:.{digits}f}" for q in (v.mean(), v.std(ddof=1), v.min(), v.max()))
+    mean, low, high = (f"{q:.{digits}f}" for q in (v.mean(), v.min(), v.max()))
     if low == high:
         return mean
+    sd = f"{v.std(ddof=1):.{digits}f}"
     gap = "\N{NO-BREAK SPACE}"
     return f"{mean}{gap}±{gap}{sd} ({low}{gap}to{gap}{high})"
 
@@ -153,9 +198,15 @@ def coloured_text(
 
     A line is a list of (text, colour or None, title); the title shows under a pointer and is read
     by a screen reader. `legend` maps names to colours.
+
+    Examples:
+        >>> line = [("She saw a ", None, ""), ("feather", "#009E73", "trigger")]
+        >>> 'title="trigger">feather</span>' in coloured_text([line]).data
+        True
     """
 
     def piece(text: str, colour: str | None, title: str) -> str:
+        """One word or run of text, as HTML."""
         text = html.escape(text)
         if colour is None:
             return text
@@ -189,6 +240,15 @@ def training_explorer(
     0 and 1, the first grey; `spectra` are positive, shown from rank 2 on, on a logarithmic
     axis with lines after the ranks in `marks`; `maps` lie between 0 and 1. There is a spectrum,
     a map and a caption for each of `epochs`; `start` is the one shown first, as an index.
+
+    Examples:
+        >>> figure = training_explorer(
+        ...     "demo", [0, 1], captions=["before", "after"], curves={"accuracy": [0.1, 0.9]},
+        ...     spectra=torch.ones(2, 5), maps=torch.zeros(2, 3, 3),
+        ...     titles=("accuracy", "spectrum", "map"), map_axes=("column", "row"),
+        ... )
+        >>> 'id="demo"' in figure.data, "http" in figure.data  # it fetches nothing
+        (True, False)
     """
     digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     if not len(epochs) == len(spectra) == len(maps) == len(captions):

@@ -16,6 +16,13 @@ def progress_bar(total: int, label: str, *, show: bool = True) -> Iterator[tqdm]
     A notebook captures stdout and stderr into the page, so neither is used. The
     environment's ENTK_PROGRESS names another terminal (a notebook's kernel has none of its
     own; the book's commands pass theirs on), or is "off".
+
+    Examples:
+        >>> with progress_bar(3, "training", show=False) as bar:
+        ...     for _ in range(3):
+        ...         bar.update()
+        ...     print(bar.disable)
+        True
     """
     where = os.environ.get("ENTK_PROGRESS", "/dev/tty")
     try:

@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .inputs import Inputs, call, each, require_finite
-from .jacobian import Params
+from .inputs import Inputs, call, each, real, require_finite, require_real
+from .jacobian import OUTPUTS
 from .kernel import flatten_kernel
 from .operator import NTKOperator
+from .problem import Params
 
 
 def kernel_regression(
@@ -41,16 +42,19 @@ def kernel_regression(
 
     Raises ValueError for shapes that do not fit together, a kernel that is not symmetric
     positive semi-definite or comes in less than float32, a negative ridge, NaN or Inf.
+
+    Examples:
+        >>> K, targets = 2 * torch.eye(2), torch.tensor([[1.0], [3.0]])
+        >>> kernel_regression(K, targets, K_test=torch.tensor([[1.0, 1.0]]))  # (1 + 3) / 2
+        tensor([[2.]], dtype=torch.float64)
+        >>> kernel_regression(K, targets, K_test=torch.tensor([[1.0, 1.0]]), ridge=2.0)
+        tensor([[1.]], dtype=torch.float64)
     """
+    ridge = real(ridge, "ridge")
     if not 0 <= ridge < float("inf"):
         raise ValueError(f"ridge is {ridge}; give 0 or a positive number")
-
-    def coefficients(A: Tensor, Y: Tensor, eps: float) -> Tensor:
-        values, vectors = _eigh(A, eps)
-        inverse = torch.where(values > 0, 1 / (values + ridge), 0)
-        return (vectors @ (inverse[:, None] * (vectors.T @ Y)))[None]
-
-    return _predict(K, targets, K_test, coefficients)[0]
+    inverse = lambda values: torch.where(values > 0, 1 / (values + ridge), 0)[None]  # noqa: E731
+    return _predict(K, targets, K_test, inverse)[0]
 
 
 def kernel_logistic_regression(
@@ -69,9 +73,21 @@ def kernel_logistic_regression(
 
     Raises ValueError as `kernel_regression` does, for labels with a class left out and for a
     penalty that is not positive; RuntimeError where the optimiser does not converge.
+
+    Examples:
+        >>> K, labels = torch.eye(3), torch.tensor([0, 1, 2])
+        >>> f = kernel_logistic_regression(K, labels, penalty=0.5)
+        >>> torch.allclose(f, (torch.eye(3) - f.softmax(1)) / 0.5)  # the gradient is zero
+        True
     """
     from sklearn.linear_model import LogisticRegression
 
+    require_real(K=K, labels=labels)
+    penalty = real(penalty, "penalty")
+    if labels.is_floating_point():
+        raise TypeError(f"labels is {labels.dtype}; give whole numbers")
+    if labels.dim() != 1:
+        raise ValueError(f"labels must have shape (N,), got {tuple(labels.shape)}")
     classes = labels.unique()
     n_classes = len(classes)
     if n_classes < 2 or classes.tolist() != list(range(n_classes)):
@@ -84,6 +100,8 @@ def kernel_logistic_regression(
         raise ValueError(
             f"K must have shape (N, N), one kernel for all outputs, got {tuple(K.shape)}"
         )
+    if len(K) != len(labels):
+        raise ValueError(f"K has shape {tuple(K.shape)}, but there are {len(labels)} labels")
     _check(K, torch.zeros(len(labels), 1), K_test)
     values, vectors = _eigh(K.detach().double(), torch.finfo(K.dtype).eps)
     size = values.mean().item()
@@ -130,19 +148,22 @@ def gradient_flow(
 
     Raises ValueError as `kernel_regression` does, for times that are negative or not finite,
     and for a step at which gradient descent diverges (2 over the largest eigenvalue).
+
+    Examples:
+        >>> K, target = torch.tensor([[2.0]]), torch.tensor([[1.0]])
+        >>> gradient_flow(K, target, times=[0.0, 0.5]).flatten()  # 1 - exp(-2 t)
+        tensor([0.0000, 0.6321], dtype=torch.float64)
     """
-    t = torch.as_tensor(list(times), dtype=torch.float64)
+    times = times.tolist() if isinstance(times, Tensor) else times
+    if not isinstance(times, Sequence):
+        raise TypeError(f"times must be a list of numbers, not {times!r}")
+    t = torch.as_tensor([real(time, "times") for time in times], dtype=torch.float64)
+    step = None if step is None else real(step, "step")
     if t.numel() == 0 or not bool(((t >= 0) & t.isfinite()).all()):
         raise ValueError(
             f"times must be one or more finite numbers of at least 0, got {list(times)}"
         )
-
-    def coefficients(A: Tensor, Y: Tensor, eps: float) -> Tensor:
-        values, vectors = _eigh(A, eps)
-        phi = _flow(values, t.to(A)[:, None], step)
-        return vectors @ (phi[:, :, None] * (vectors.T @ Y))
-
-    return _predict(K, targets, K_test, coefficients)
+    return _predict(K, targets, K_test, lambda values: _flow(values, t.to(values)[:, None], step))
 
 
 def linearised(
@@ -153,8 +174,15 @@ def linearised(
     `displacement` is the move away from the model's present parameters, concatenated in the
     order of ``model.named_parameters()``, or of those that `params` selects. Raises what
     `NTKOperator` raises, and ValueError for a displacement that is not one vector.
+
+    Examples:
+        >>> model, x = torch.nn.Linear(2, 1), torch.tensor([[3.0, 4.0]])
+        >>> moved = linearised(model, x, torch.ones(3))  # every weight and the bias by one
+        >>> round((moved - model(x)).item(), 4)
+        8.0
     """
     J = NTKOperator(model, x, params=params)
+    require_real(displacement=displacement)
     if tuple(displacement.shape) != (J.n_parameters,):
         raise ValueError(
             f"displacement must have shape ({J.n_parameters},), one number a parameter; "
@@ -163,29 +191,32 @@ def linearised(
     moved = J.jvp(require_finite(displacement, "displacement"))
     with torch.no_grad():
         outputs = call(model, each(x, Tensor.clone))  # it may work in place
-    return outputs + moved.reshape(outputs.shape)
+    return require_finite(outputs, OUTPUTS) + moved.reshape(outputs.shape)
 
 
 def _predict(
     K: Tensor,
     targets: Tensor,
     K_test: Tensor | None,
-    coefficients: Callable[[Tensor, Tensor, float], Tensor],
+    phi: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "T M C"]:
-    """Solve matrix by matrix, (n, n) and (n, c) -> (T, n, c), and apply K_test."""
+    """K_test phi(K) targets, matrix by matrix; phi maps eigenvalues (n,) to (T, n)."""
     _check(K, targets, K_test)
     eps = torch.finfo(K.dtype).eps
     K, targets = K.detach().double(), targets.detach().to(K.device).double()
     K_test = K if K_test is None else K_test.detach().to(K)
+
+    def solve(A: Tensor, Y: Tensor) -> Tensor:
+        """phi(A) Y, (T, n, c)."""
+        values, vectors = _eigh(A, eps)
+        return vectors @ (phi(values)[..., None] * (vectors.T @ Y))
+
     if K.dim() == 2:
-        return K_test @ coefficients(K, targets, eps)
+        return K_test @ solve(K, targets)
     if K.dim() == 3:
-        columns = [
-            test @ coefficients(train, targets[:, c : c + 1], eps)
-            for c, (train, test) in enumerate(zip(K, K_test, strict=True))
-        ]
-        return torch.cat(columns, dim=-1)
-    flat = coefficients(flatten_kernel(K), targets.reshape(-1, 1), eps)
+        outputs = zip(K, K_test, targets.T[..., None], strict=True)
+        return torch.cat([test @ solve(train, y) for train, test, y in outputs], dim=-1)
+    flat = solve(flatten_kernel(K), targets.reshape(-1, 1))
     return (flatten_kernel(K_test) @ flat).reshape(len(flat), len(K_test), -1)
 
 
@@ -222,6 +253,7 @@ def _flow(values: Tensor, t: Tensor, step: float | None) -> Float[Tensor, "T n"]
 
 
 def _check(K: Tensor, targets: Tensor, K_test: Tensor | None) -> None:
+    require_real(K=K, targets=targets, K_test=K if K_test is None else K_test)
     if targets.dim() != 2:
         raise ValueError(f"targets must have shape (N, C), got {tuple(targets.shape)}")
     n, c = targets.shape

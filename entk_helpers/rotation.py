@@ -18,7 +18,7 @@ from jaxtyping import Float
 from scipy.cluster import hierarchy
 from torch import Tensor
 
-from .inputs import require_finite
+from .inputs import real, require_finite, require_floats, require_real, whole
 
 
 def torus_laplacian(p: int, step: tuple[int, int]) -> Float[Tensor, "pp pp"]:
@@ -27,9 +27,16 @@ def torus_laplacian(p: int, step: tuple[int, int]) -> Float[Tensor, "pp pp"]:
     Row a*p + b is the pair (a, b); 2 on the diagonal, -1 for the neighbour on either side
     (-2 where both sides are one point), in float64. Step (1, 0) measures roughness along a, (1, 1) along the direction in which
     a - b stays constant (arXiv 2510.00468v1, appendices C and D).
+
+    Examples:
+        >>> torus_laplacian(3, (1, 0))[0]  # (0, 0) and its neighbours (1, 0) and (2, 0)
+        tensor([ 2.,  0.,  0., -1.,  0.,  0., -1.,  0.,  0.], dtype=torch.float64)
     """
-    if p < 3:
+    if whole(p, "p") < 3:
         raise ValueError(f"p must be at least 3 for a cycle to have two sides, got {p}")
+    if not isinstance(step, Sequence) or len(step) != 2:
+        raise TypeError(f"step must be two whole numbers, got {step!r}")
+    step = whole(step[0], "step[0]"), whole(step[1], "step[1]")
     if step[0] % p == 0 and step[1] % p == 0:
         raise ValueError(f"step {step} leads nowhere on a torus of {p} x {p}; give e.g. (1, 0)")
     points = torch.arange(p * p).reshape(p, p)
@@ -54,10 +61,22 @@ def graph_rotation(
 
     Raises ValueError for columns that are not orthonormal, for Laplacians that are not
     symmetric, and for `keep` outside 1..q.
+
+    Examples:
+        >>> wave = fourier_families(3)["a"][1][:, :1]
+        >>> truth = torch.cat([torch.full_like(wave, 1 / 3), wave], dim=1)  # with a constant
+        >>> mixed = truth @ torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=truth.dtype)
+        >>> found = graph_rotation(mixed, [torus_laplacian(3, (1, 0))])
+        >>> alignment(found, truth).round(decimals=4)  # the constant is smoothest
+        tensor([[1., 0.],
+                [0., 1.]], dtype=torch.float64)
     """
     _require_orthonormal(Q, "Q")
-    if not len(laplacians):
+    laplacians = list(laplacians) if isinstance(laplacians, Sequence | Tensor) else []
+    if not laplacians:
         raise ValueError("laplacians is empty; give at least one")
+    require_real(**{f"laplacians[{i}]": L for i, L in enumerate(laplacians)})
+    keep = None if keep is None else whole(keep, "keep")
     width, basis = Q.shape[1], Q.double()
     if keep is not None and not 1 <= keep <= width:
         raise ValueError(f"keep={keep} must be between 1 and {width}, the number of columns of Q")
@@ -67,8 +86,8 @@ def graph_rotation(
                 f"each of laplacians must have shape {(len(Q), len(Q))}, got {tuple(L.shape)}"
             )
         inner = basis[:, :width]
-        small = require_finite(inner.T @ (L.to(inner) @ inner), "Q^T L Q")
-        if (small - small.T).norm() > 1e-5 * small.norm():
+        small = require_finite(inner.T @ (L.to(inner) @ inner), "Q^T L Q, for L of laplacians,")
+        if (small - small.T).abs().max() > 1e-5 * small.abs().max():
             raise ValueError("each of laplacians must be symmetric; pass (L + L.T) / 2")
         rotation = torch.linalg.eigh((small + small.T) / 2).eigenvectors
         basis = torch.cat([inner @ rotation, basis[:, width:]], dim=1)
@@ -126,7 +145,19 @@ def joint_blocks(
 
     Raises ValueError for matrices that are not square and symmetric or all zero, and for
     `n_blocks` outside 1..q.
+
+    Examples:
+        >>> normal = torch.Generator().manual_seed(0)
+        >>> A = torch.randn(30, 5, 5, generator=normal)
+        >>> A *= torch.block_diag(torch.ones(2, 2), torch.ones(3, 3))
+        >>> turn = torch.linalg.qr(torch.randn(5, 5, generator=normal)).Q
+        >>> found = joint_blocks(turn @ (A + A.mT) @ turn.T)  # the same two blocks in all
+        >>> found.sizes, found.outside < 1e-6
+        ((2, 3), True)
     """
+    require_floats(half=True, matrices=matrices)
+    n_blocks = None if n_blocks is None else whole(n_blocks, "n_blocks")
+    min_gap, seed = real(min_gap, "min_gap"), whole(seed, "seed")
     if matrices.dim() != 3 or matrices.shape[1] != matrices.shape[2] or not matrices.numel():
         raise ValueError(f"matrices must have shape (R, q, q), got {tuple(matrices.shape)}")
     A = require_finite(matrices, "matrices").detach().double().cpu()
@@ -160,18 +191,27 @@ def independent_components(Y: Float[Tensor, "N m"], *, seed: int = 0) -> Float[T
     Raises RuntimeError where that does not converge, as among many directions that are all
     equally Gaussian. Converging proves nothing: two columns of noise may converge, the phase of
     a cosine and a sine stays arbitrary, and the optimum is local.
+
+    Examples:
+        >>> spikes = torch.eye(20)[:, :2]
+        >>> mixed = spikes @ torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+        >>> alignment(independent_components(mixed), spikes).amax(0).round(decimals=2)
+        tensor([1., 1.])
     """
     from sklearn.decomposition import FastICA
     from sklearn.exceptions import ConvergenceWarning
 
     _require_orthonormal(Y, "Y")
+    seed = whole(seed, "seed", 0) % 2**32  # as scikit-learn takes it
     if Y.shape[1] == 1:
         return Y.clone()
-    ica = FastICA(whiten=False, fun="cube", max_iter=1000, random_state=seed)
+    # With the default of 1e-4, a start within a degree of the *least* independent basis, where
+    # the first steps are tiny, passes as converged.
+    ica = FastICA(whiten=False, fun="cube", max_iter=1000, tol=1e-6, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
-            ica.fit(Y.detach().double().cpu().numpy() * len(Y) ** 0.5)
+            ica.fit(Y.detach().double().cpu().resolve_neg().numpy() * len(Y) ** 0.5)
         except ConvergenceWarning as e:
             raise RuntimeError(
                 f"no independent components found among the {Y.shape[1]} columns of Y: {e}"
@@ -213,18 +253,30 @@ def kernel_rotation(
     one matrix, and its eigenvectors come back.
 
     Answers a question left open in arXiv 2510.00468v1, footnote 7.
+
+    Examples:
+        >>> normal = torch.Generator().manual_seed(0)
+        >>> pairs = torch.randn(6, 6, 5, 5, generator=normal)  # of 6 classes, seen by 5 vectors
+        >>> pairs *= torch.block_diag(torch.ones(2, 2), torch.ones(3, 3))
+        >>> found = kernel_rotation(torch.eye(5), pairs + pairs.permute(1, 0, 3, 2))
+        >>> found.vectors.shape, found.blocks.sizes
+        (torch.Size([5, 5]), (2, 3))
     """
     _require_orthonormal(Q, "Q")
-    C, q = class_pairs.shape[0], Q.shape[1]
+    require_floats(class_pairs=class_pairs)
+    seed = whole(seed, "seed", 0)
+    C, q = class_pairs.shape[0] if class_pairs.dim() else 0, Q.shape[1]
     if class_pairs.shape != (C, C, q, q) or C < 2:
         raise ValueError(
             f"class_pairs must have shape (C, C, {q}, {q}) with C >= 2, got {tuple(class_pairs.shape)}"
         )
-    apart = (class_pairs - class_pairs.permute(1, 0, 3, 2)).norm()
-    if apart > 1e-4 * require_finite(class_pairs, "class_pairs").norm():
+    apart = (class_pairs - class_pairs.permute(1, 0, 3, 2)).abs().max()
+    if apart > 1e-4 * require_finite(class_pairs, "class_pairs").abs().max():
         raise ValueError("class_pairs[d, c] must be class_pairs[c, d] transposed, and is not")
     c, d = torch.triu_indices(C, C, 1)
     pairs = class_pairs[c, d]
+    if not pairs.any():
+        raise ValueError("class_pairs is zero between all classes; any basis would do")
     blocks = joint_blocks((pairs + pairs.mT) / 2, n_blocks, min_gap=min_gap, seed=seed)
     parts, unresolved = list(blocks.split(Q)), []
     for i, part in enumerate(parts):
@@ -263,7 +315,7 @@ def _commutant(A: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(values).clamp(min=0), X + X.mT
 
 
-def _separate(X: Tensor, seed: int, draws: int = 16) -> tuple[Tensor, tuple[int, ...]]:
+def _separate(X: Tensor, seed: int) -> tuple[Tensor, tuple[int, ...]]:
     """Eigenvectors of a combination of the X, sorted into as many groups as there are X.
 
     A block is where each X is constant, so vectors of one block have the same x_i = v^T X_i v.
@@ -271,7 +323,7 @@ def _separate(X: Tensor, seed: int, draws: int = 16) -> tuple[Tensor, tuple[int,
     """
     generator = torch.Generator().manual_seed(seed)
     best = None
-    for _ in range(draws):
+    for _ in range(16):
         mixture = torch.randn(len(X), generator=generator, dtype=X.dtype)
         vectors = torch.linalg.eigh(torch.einsum("k,kij->ij", mixture, X)).eigenvectors
         inside = vectors.T @ X @ vectors
@@ -288,13 +340,14 @@ def _separate(X: Tensor, seed: int, draws: int = 16) -> tuple[Tensor, tuple[int,
 
 
 def _require_orthonormal(Q: Tensor, name: str) -> None:
+    require_real(**{name: Q})
     if Q.dim() != 2 or not Q.numel() or not Q.is_floating_point():
         raise ValueError(
             f"{name} must be a matrix of floating point numbers, got {tuple(Q.shape)}, {Q.dtype}"
         )
     gram = require_finite(Q, name).detach().double()
     apart = float((gram.T @ gram - torch.eye(Q.shape[1]).to(gram)).abs().max())
-    if apart > 1e-4:
+    if not apart <= 1e-4:  # where squares overflow, it is NaN
         raise ValueError(
             f"{name} must have orthonormal columns (max |{name}^T {name} - I| = {apart:.0e}); "
             f"call orthonormalise({name}) first"

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from .inputs import require_finite
+from .inputs import blocks, real, require_finite, require_floats, require_real, whole
 from .progress import progress_bar
 from .storage import read_tensors, write_tensors
 
@@ -39,7 +39,15 @@ class Eigenpairs:
 
 
 class NotConverged(RuntimeError):
-    """Raised by `top_eigenpairs`; `pairs` holds the best pairs so far, with their residuals."""
+    """Raised by `top_eigenpairs`; `pairs` holds the best pairs so far, with their residuals.
+
+    Examples:
+        >>> try:
+        ...     top_eigenpairs(torch.diag(torch.arange(300.0)), 3, max_matvecs=30)
+        ... except NotConverged as error:
+        ...     print(error.pairs.values.shape, error.pairs.matvecs <= 30)
+        torch.Size([3]) True
+    """
 
     def __init__(self, message: str, pairs: Eigenpairs):
         super().__init__(message)
@@ -74,7 +82,15 @@ def eigenpairs(K: Float[Tensor, "n n"], k: int | None = None) -> Eigenpairs:
     Computed in float64, where a kernel's many near-zero eigenvalues do no harm, and
     returned in the dtype of K. Raises ValueError for a matrix that is not square, finite
     and symmetric, and for k outside 1..n.
+
+    Examples:
+        >>> pairs = eigenpairs(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+        >>> pairs.values
+        tensor([3., 1.])
+        >>> pairs.vectors[:, 0]  # a column: (1, 1) / sqrt(2)
+        tensor([0.7071, 0.7071])
     """
+    require_floats(half=True, K=K)
     if K.dim() != 2 or K.shape[0] != K.shape[1]:
         raise ValueError(f"K must be square, got shape {tuple(K.shape)}; see flatten_kernel")
     if len(K) == 0:
@@ -86,10 +102,11 @@ def eigenpairs(K: Float[Tensor, "n n"], k: int | None = None) -> Eigenpairs:
             f"K is not symmetric (max |K - K^T| = {apart:.2g}); pass (K + K.T) / 2 if it should be"
         )
     k = _check_k(k, len(K), "the size of K")
-    A = K.detach().double()
+    A = K.detach().double().resolve_neg()
     values, vectors = _largest(A, k)
     residuals = (A @ vectors - vectors * values).norm(dim=0)
-    return Eigenpairs(*(t.to(K.dtype) for t in (values, _fix_signs(vectors), residuals)))
+    found = (t.to(K.dtype) for t in (values, _fix_signs(vectors), residuals))
+    return Eigenpairs(*(require_finite(t, "the eigenpairs of K") for t in found))
 
 
 def gram_eigenpairs(J: Float[Tensor, "... P"], k: int | None = None) -> Eigenpairs:
@@ -101,15 +118,22 @@ def gram_eigenpairs(J: Float[Tensor, "... P"], k: int | None = None) -> Eigenpai
     in float64 and returned in the dtype of J. `k` defaults to the numerical rank.
 
     Raises ValueError for k above the numerical rank: there is no direction left to return.
+
+    Examples:
+        >>> J = torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+        >>> gram_eigenpairs(J).values  # J J^T is (3, 3), of rank 2
+        tensor([9., 4.])
     """
-    if J.dim() not in (2, 3):
+    require_floats(half=True, J=J)
+    k = None if k is None else whole(k, "k")
+    if J.dim() not in (2, 3) or J.shape[-1] == 0:
         raise ValueError(f"J must have shape (n, P) or (N, C, P), got {tuple(J.shape)}")
     require_finite(J, "J")
     A = J.detach().reshape(-1, J.shape[-1])
     open_rows = A.any(1)
     B = A[open_rows].double()
     wide = len(B) < B.shape[1]
-    small = _gram(B if wide else B.T)
+    small = require_finite(_gram(B if wide else B.T), "J J^T")
     size = len(small)
     values, vectors = _largest(small, size if k is None else max(1, min(k, size)))
     floor = size * torch.finfo(torch.float64).eps * values[:1].sum().item()
@@ -130,7 +154,8 @@ def gram_eigenpairs(J: Float[Tensor, "... P"], k: int | None = None) -> Eigenpai
     residuals = (B @ (B.T @ vectors) - vectors * values).norm(dim=0)
     full = J.new_zeros(len(A), k)
     full[open_rows] = _fix_signs(vectors).to(J.dtype)
-    return Eigenpairs(values.to(J.dtype), full, residuals.to(J.dtype))
+    found = (t.to(J.dtype) for t in (values, full, residuals))
+    return Eigenpairs(*(require_finite(t, "the eigenpairs of J J^T") for t in found))
 
 
 def _largest(A: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -186,15 +211,22 @@ def top_eigenpairs(
         ValueError: k or another argument out of range, a shape that is not square, an
             operator that is not symmetric or gives NaN, a file to resume that is of another
             operator or of other arguments.
+
+    Examples:
+        >>> pairs = top_eigenpairs(torch.diag(torch.arange(100.0) ** 4), 2)
+        >>> pairs.values.pow(0.25).round(decimals=2)  # 99^4 and 98^4
+        tensor([99., 98.])
+        >>> pairs.matvecs < 100, bool((pairs.residuals <= 1e-4 * pairs.values).all())
+        (True, True)
     """
     n = _square(operator)
-    k = _check_k(k, n, "the size of the operator")
+    k = _check_k(whole(k, "k"), n, "the size of the operator")
+    tol = real(tol, "tol")
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, got {tol!r}")
-    if block != int(block) or block < 1:
-        raise ValueError(f"block must be a whole number of at least 1, got {block!r}")
-    budget = 1000 + 100 * k if max_matvecs is None else max_matvecs
-    block, least = min(int(block), n), min(k + int(block), n) + 2
+    block, seed = whole(block, "block", 1), whole(seed, "seed")
+    budget = 1000 + 100 * k if max_matvecs is None else whole(max_matvecs, "max_matvecs")
+    block, least = min(block, n), min(k + block, n) + 2
     if budget < least:
         raise ValueError(
             f"max_matvecs={budget} cannot give k={k} pairs in blocks of {block}; allow at least {least}"
@@ -202,12 +234,10 @@ def top_eigenpairs(
     with progress_bar(budget, "Lanczos", show=progress) as bar:
         A = _Counted(operator, n, seed, bar)
         _require_symmetric(A)
-        path = None if resume is None else Path(resume)
         about = {"n": n, "k": k, "block": block, "seed": seed, "dtype": str(A.dtype)}
-        state = _State.start(A, block) if path is None else _State.load(path, A, about, block)
-        pairs = _block_lanczos(A, state, k, tol, budget, block, _Saver(path, about))
-        if path is not None and _first_process():
-            path.unlink(missing_ok=True)
+        file = _StateFile(resume, about)
+        pairs = _block_lanczos(A, file.load(A, block), k, tol, budget, block, file)
+        file.remove()
         return pairs
 
 
@@ -232,7 +262,18 @@ def cliffs(
     a spectrum alone, the last `window` drops are judged by one side only.
 
     Raises ValueError for values that are not finite, not descending or fewer than 8.
+
+    Examples:
+        >>> values = torch.cat([torch.linspace(20, 15, 10), torch.linspace(3, 1, 30)])
+        >>> [(cliff.index, round(cliff.ratio, 1)) for cliff in cliffs(values)]  # 15 / 3
+        [(10, 5.0)]
     """
+    require_floats(half=True, values=values)
+    window = whole(window, "window", 1)
+    if not 0 < real(alpha, "alpha") < 1:
+        raise ValueError(f"alpha must be between 0 and 1, got {alpha!r}")
+    if math.isnan(real(min_ratio, "min_ratio")):
+        raise ValueError("min_ratio is NaN; give the smallest ratio that counts")
     if values.dim() != 1 or len(values) < 8:
         raise ValueError(
             f"values must be one spectrum of at least 8 eigenvalues, got shape {tuple(values.shape)}"
@@ -246,10 +287,13 @@ def cliffs(
     v = v[v > max(v[0].item(), 0.0) * len(v) * torch.finfo(values.dtype).eps]
     if len(v) < 8:
         return []
+    window = min(window, len(v))
     score = torch.minimum(_relative_drops(v, window), _relative_drops(v.log(), window))
     ratio = v[:-1] / v[1:]
     threshold = 1.7 * math.sqrt(4 / math.pi * math.log(len(score) / alpha))
-    found = ((score > threshold) & (ratio >= min_ratio)).nonzero().flatten().tolist()
+    found = (
+        ((score > threshold) & (ratio >= real(min_ratio, "min_ratio"))).nonzero().flatten().tolist()
+    )
     return [Cliff(i + 1, ratio[i].item(), score[i].item()) for i in found]
 
 
@@ -266,7 +310,7 @@ def _relative_drops(v: Tensor, window: int) -> Tensor:
 
 
 def _block_lanczos(
-    A: _Counted, state: _State, k: int, tol: float, budget: int, block: int, save: _Saver
+    A: _Counted, state: _State, k: int, tol: float, budget: int, block: int, file: _StateFile
 ) -> Eigenpairs:
     """Rayleigh-Ritz on a growing block Krylov space; Q orthonormal, AQ its image.
 
@@ -288,6 +332,7 @@ def _block_lanczos(
             # One pair more than asked for: it tells whether a probe has settled.
             V, AV = Q @ S[:, : k + 1], AQ @ S[:, : k + 1]
             residuals = A.agreed((AV - V * theta[: k + 1].to(V)).norm(dim=0).double().cpu())
+            require_finite(residuals, "the residuals of the operator")
             floor = 100 * torch.finfo(A.dtype).eps * theta.abs().max().item()
             goal = torch.clamp(tol * theta[: k + 1].abs(), min=floor)
             pairs = Eigenpairs(
@@ -304,12 +349,13 @@ def _block_lanczos(
                 # Keep what was found, forget the rest, and look again from elsewhere.
                 Q, AQ, known = V[:, :k], AV[:, :k], theta[:k]
                 fresh = A.random(min(block, 2, A.n - k))
-            if A.matvecs + min(fresh.shape[1], A.n - Q.shape[1]) > budget:
+            # With the whole space in the basis, what has not converged never will.
+            if everything or A.matvecs + min(fresh.shape[1], A.n - Q.shape[1]) > budget:
                 raise _not_converged(pairs, goal[:k], tol)
         if Q.shape[1] + block > most and Q.shape[1] > k + block:
             keep = S[:, : k + block].to(Q)
             Q, AQ = Q @ keep, AQ @ keep
-        save(_State(Q, AQ, fresh, known), A)
+        file.save(_State(Q, AQ, fresh, known), A)
 
 
 def _above_floor(pairs: Eigenpairs, floor: float) -> Eigenpairs:
@@ -335,7 +381,7 @@ def _not_converged(pairs: Eigenpairs, goal: Tensor, tol: float) -> NotConverged:
 
 def _ritz(Q: Tensor, AQ: Tensor) -> tuple[Tensor, Tensor]:
     """Ritz values, descending (float64, on the CPU), and their coefficients like Q."""
-    H = (Q.T @ AQ).double().cpu()
+    H = require_finite((Q.T @ AQ).double().cpu(), "Q^T operator Q")
     theta, S = torch.linalg.eigh((H + H.T) / 2)
     return theta.flip(0), S.flip(1).to(Q)
 
@@ -367,26 +413,42 @@ class _State:
     fresh: Tensor
     known: Tensor | None
 
-    @classmethod
-    def start(cls, A: _Counted, block: int) -> _State:
-        return cls(A.random(0), A.random(0), A.random(block), None)
 
-    @classmethod
-    def load(cls, path: Path, A: _Counted, about: dict, block: int) -> _State:
+SAVE_EVERY = 60.0
+"""Seconds between two writes of a state that can be resumed."""
+
+
+class _StateFile:
+    """Keeps a state, if there is a path; only the first of several processes writes it."""
+
+    def __init__(self, path: Path | str | None, about: dict):
+        self._path, self._about = None if path is None else Path(path), about
+        self._written = time.monotonic()
+
+    def load(self, A: _Counted, block: int) -> _State:
         """The kept state; a fresh one where there is none."""
-        if not path.exists():
-            return cls.start(A, block)
+        path = self._path
+        if path is None or not path.exists():
+            return _State(A.random(0), A.random(0), A.random(block), None)
         tensors, notes = read_tensors(path)
-        theirs = json.loads(notes.get("about", "null"))
-        if theirs != about:
-            raise ValueError(f"resume={str(path)!r} was made by {theirs}, not {about}; remove it")
-        state = cls(
+        try:
+            theirs = json.loads(notes.get("about", "null"))
+        except ValueError:
+            theirs = None
+        if theirs != self._about:
+            raise ValueError(
+                f"resume={str(path)!r} was made by {theirs}, not {self._about}; remove it"
+            )
+        lacking = {"Q", "AQ", "fresh", "generator", "matvecs"} - tensors.keys() - notes.keys()
+        if lacking:
+            raise ValueError(f"resume={str(path)!r} has no {min(lacking)}; remove it")
+        state = _State(
             *(tensors[key].to(A.device) for key in ("Q", "AQ", "fresh")), tensors.get("known")
         )
         if state.Q.shape[1]:
             image = A(state.Q[:, :1])
             apart = (image - state.AQ[:, :1]).norm() / image.norm()
-            if apart > 1e4 * torch.finfo(A.dtype).eps:
+            if not apart <= 1e4 * torch.finfo(A.dtype).eps:
                 raise ValueError(
                     f"resume={str(path)!r} belongs to another operator (their images of one vector "
                     f"differ by {apart:.1g} of their norm); remove it to start anew"
@@ -394,31 +456,21 @@ class _State:
         A.restore(tensors["generator"], int(notes["matvecs"]))
         return state
 
-
-SAVE_EVERY = 60.0
-"""Seconds between two writes of a state that can be resumed."""
-
-
-class _Saver:
-    """Writes a state now and then; only the first of several processes does."""
-
-    def __init__(self, path: Path | None, about: dict):
-        self._path = path if _first_process() else None
-        self._about, self._written = json.dumps(about), time.monotonic()
-
-    def __call__(self, state: _State, A: _Counted) -> None:
-        if self._path is None or time.monotonic() - self._written < SAVE_EVERY:
+    def save(self, state: _State, A: _Counted) -> None:
+        """Write the state, unless it was written a short while ago."""
+        recent = time.monotonic() - self._written < SAVE_EVERY
+        if self._path is None or recent or not _first_process():
             return
-        tensors = {
-            "Q": state.Q,
-            "AQ": state.AQ,
-            "fresh": state.fresh,
-            "generator": A.generator_state,
-        }
-        if state.known is not None:
-            tensors["known"] = state.known
-        write_tensors(self._path, tensors, {"about": self._about, "matvecs": str(A.matvecs)})
+        tensors = {"generator": A.generator_state} | vars(state)
+        kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        notes = {"about": json.dumps(self._about), "matvecs": str(A.matvecs)}
+        write_tensors(self._path, kept, notes)
         self._written = time.monotonic()
+
+    def remove(self) -> None:
+        """Leave nothing to go on from."""
+        if self._path is not None and _first_process():
+            self._path.unlink(missing_ok=True)
 
 
 def _first_process() -> bool:
@@ -436,12 +488,15 @@ class _Counted:
         self._first: tuple[int, float] | None = None
         self.n, self.matvecs = n, 0
         self.dtype = dtype if isinstance(dtype, torch.dtype) else torch.float64
+        if self.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"operator is {self.dtype}; give it in float32 or float64")
         self.device = "cpu" if self._numpy else getattr(operator, "device", "cpu")
 
     def __call__(self, v: Tensor) -> Tensor:
         self.matvecs += v.shape[1]
         self._bar.update(v.shape[1])
-        out = torch.as_tensor(self._operator @ (v.numpy() if self._numpy else v))
+        out = torch.as_tensor(self._operator @ (v.numpy() if self._numpy else v)).detach()
+        require_real(**{"operator @ v": out})
         if out.shape != v.shape:
             raise ValueError(
                 f"operator @ v must have shape {tuple(v.shape)}, got {tuple(out.shape)}"
@@ -501,7 +556,7 @@ def _square(operator: SymmetricOperator) -> int:
 
 
 def _check_k(k: int | None, most: int, what: str) -> int:
-    k = most if k is None else k
+    k = most if k is None else whole(k, "k")
     if not 1 <= k <= most:
         raise ValueError(f"k={k} must be between 1 and {most}, {what}")
     return k
@@ -515,13 +570,11 @@ def _fix_signs(vectors: Tensor) -> Tensor:
     return vectors * torch.where(largest < 0, -1, 1).to(vectors)
 
 
-def _gram(B: Tensor, strips: int = 4) -> Tensor:
+def _gram(B: Tensor) -> Tensor:
     """B B^T by strips on and below the diagonal."""
     n = len(B)
     out = B.new_empty(n, n)
-    step = max(1, -(-n // strips))
-    for start in range(0, n, step):
-        stop = min(start + step, n)
-        out[start:stop, :stop] = B[start:stop] @ B[:stop].T
-        out[:start, start:stop] = out[start:stop, :start].T
+    for strip in blocks(n, max(1, -(-n // 4))):
+        out[strip, : strip.stop] = B[strip] @ B[: strip.stop].T
+        out[: strip.start, strip] = out[strip, : strip.start].T
     return out

@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.func import vjp, vmap
 from torch.overrides import TorchFunctionMode
 
-from .inputs import Inputs, take
-from .jacobian import Problem, per_sample_rows, vectorised
+from .inputs import Inputs, require_finite, take
+from .jacobian import OUTPUTS, matrices, per_sample_rows, vectorised
 from .operations import READERS, TRANSPOSES, Layout, Site
+from .problem import Problem
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,8 @@ def read_plan(problem: Problem) -> Plan:
         )
         if activation._version != version
     }
-    sites = tuple(site for site in watch.sites if site.name not in direct)
-    return Plan(
-        sites, {name: problem.selected[name] for name in problem.selected if name in direct}
-    )
+    dense = {name: p for name, p in problem.selected.items() if name in direct}
+    return Plan(tuple(site for site in watch.sites if site.name not in direct), dense)
 
 
 def gradients(
@@ -96,8 +95,11 @@ def gradients(
     """
     watched = {name: problem.selected[name] for name in plan.names()}
 
-    def one(point: Inputs) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+    def one(point: Inputs) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor], Tensor]:
+        """At one point: activations and cotangents of the sites, other gradients, outputs."""
+
         def run(taps: list[Tensor], dense: dict[str, Tensor]):
+            """Outputs and activations, with taps at the sites."""
             with _Watch(watched, taps) as watch:
                 out = problem({**problem.selected, **dense}, point)
             if [(s.name, s.layout, s.shape) for s in watch.sites] != [
@@ -107,13 +109,15 @@ def gradients(
             return out, watch.activations
 
         taps = [rows.new_zeros(site.shape) for site in plan.sites]
-        _, pull, activations = vjp(run, taps, dict(plan.dense), has_aux=True)
+        out, pull, activations = vjp(run, taps, dict(plan.dense), has_aux=True)
         cotangents, dense = vmap(pull)(rows)
-        return activations, cotangents, dense
+        return activations, cotangents, dense, out
 
     def structured() -> dict[str, Outer | Tensor]:
-        activations, cotangents, dense = vmap(one)(block)
-        found: dict[str, Outer | Tensor] = _matrices(dense)
+        """At all points at once."""
+        activations, cotangents, dense, outputs = vmap(one)(block)
+        require_finite(outputs, OUTPUTS)
+        found: dict[str, Outer | Tensor] = matrices(dense)
         for name in plan.names():
             uses = [
                 Outer(vmap(site.activation)(a), vmap(vmap(site.cotangent))(b), site.layout)
@@ -123,16 +127,10 @@ def gradients(
             found[name] = _merge(uses)
         return found
 
-    def unstructured() -> dict[str, Outer | Tensor]:
-        # All of them: a point may take a route that the plan's point did not.
-        return _matrices(per_sample_rows(problem, problem.selected, block, rows))
-
-    return vectorised(structured, otherwise=unstructured)
-
-
-def _matrices(found: dict[str, Tensor]) -> dict[str, Outer | Tensor]:
-    """(n, R, *shape) -> (n, R, P), for scalars too."""
-    return {name: g.reshape(*g.shape[:2], -1) for name, g in found.items()}
+    # Otherwise all are written out: a point may take a route that the plan's point did not.
+    return vectorised(
+        structured, otherwise=lambda: per_sample_rows(problem, problem.selected, block, rows)
+    )
 
 
 def _merge(uses: list[Outer]) -> Outer | Tensor:

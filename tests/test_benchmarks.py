@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 def benchmarks(monkeypatch):
     """The command as a function and its parts; its processes find it by sys.path."""
     monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import __main__, language, measure, mlp, report, spectrum, transformer
+    from benchmarks import __main__, growth, language, measure, mlp, report, spectrum, transformer
 
     monkeypatch.setattr(mlp, "JAX", ROOT / "no-such-environment")
-    parts = dict(measure=measure, mlp=mlp, report=report, spectrum=spectrum)
+    parts = dict(measure=measure, mlp=mlp, report=report, spectrum=spectrum, growth=growth)
     return parts | dict(main=__main__.main, transformer=transformer, language=language)
 
 
@@ -33,7 +34,7 @@ def test_the_command_measures_everything_and_all_contenders_agree(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     stored = json.loads(file.read_text())
-    assert [section["key"] for section in stored["sections"]] == [*"abcdddee"]
+    assert [section["key"] for section in stored["sections"]] == [*"abcdddee", *"f" * 8]
     for section in stored["sections"]:
         assert section["title"] in done.stdout
         for row in section["rows"]:
@@ -41,7 +42,9 @@ def test_the_command_measures_everything_and_all_contenders_agree(tmp_path):
             assert row["difference"] is not None or "EXTRAPOLATED" in row["note"]
             if row["tolerance"] is not None:
                 assert row["difference"] <= row["tolerance"]
-    assert stored["versions"]["torch"] and stored["cores"] >= 1 and stored["date"]
+    for known in ("date", "tree", "processor", "cores"):
+        assert stored[known]
+    assert stored["versions"].keys() >= {"torch", "curvlinops-for-pytorch"}
     for private in (os.uname().nodename, str(ROOT), str(Path.home())):
         for text in (file.read_text(), done.stdout):
             assert not re.search(rf"(?<!\w){re.escape(private)}(?!\w)", text)
@@ -216,6 +219,86 @@ def test_the_extrapolation_follows_a_power_law_but_none_above_the_cube(benchmark
     times = [(n / 2000) ** power for n in sizes]
     seconds, slope = benchmarks["spectrum"].extrapolate(sizes, times, 20_000)
     assert slope == pytest.approx(power) and seconds == pytest.approx(10**used)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.3])
+def test_a_power_law_is_found_beyond_the_fixed_cost_and_over_the_last_sizes(benchmarks, power):
+    sizes = [8, 64, 128, 256, 512]
+    values = [1.0, 7.0, *(0.1 + (n / 100) ** power for n in sizes[2:])]
+    exponent = benchmarks["growth"].exponent
+    assert exponent(sizes, values, 0.1) == pytest.approx(power, abs=1e-12)
+    assert exponent(sizes, values, 0.0) < power  # a fixed cost flattens what is fitted
+
+
+@pytest.mark.parametrize("values", [[], [1.0, 2.0], [1.4, 3.0, 9.0], [0.0, 3.0, 9.0]], ids=str)
+def test_no_exponent_comes_from_too_little(benchmarks, values):
+    fixed = 1.0 if 0.0 not in values else 0.0
+    assert benchmarks["growth"].exponent([1, 2, 4][: len(values)], values, fixed) is None
+
+
+@pytest.mark.parametrize(("factor", "agree"), [(1.0, True), (1.001, False)])
+def test_every_answer_at_every_size_is_compared_with_gradients(benchmarks, factor, agree):
+    growth, Outcome = benchmarks["growth"], benchmarks["measure"].Outcome
+
+    def measure(contender, *, again):
+        at = contender.prepare(**contender.size)
+        answer = contender.facts(at, contender.solve(at))["K"] * factor
+        return Outcome((1.0,), (0.1,), 1.0, {"K": answer})
+
+    sections = [*growth.run(measure, threads=1, smoke=True)]
+    assert [len(section.rows) for section in sections] == [4] * 4 + [6] * 4
+    for section in sections:
+        assert (section.disagreements == []) is agree
+        assert agree or len(section.disagreements) == len(section.rows)
+
+
+def test_a_contender_is_stopped_and_its_growth_is_fitted(benchmarks, monkeypatch):
+    growth, Outcome = benchmarks["growth"], benchmarks["measure"].Outcome
+    sizes = growth.SMOKE, (8, 16, 32, 64)
+    monkeypatch.setitem(growth.SIZES, ("kernel", "N"), sizes)
+    monkeypatch.setattr(growth, "reference", lambda task, **size: np.ones((6, 6)))
+
+    def measure(contender, *, again):
+        n = contender.size["n_points"]
+        took = 0.0 if n < 8 else (n / 32) ** 2 * (1.01 if "jacrev" in contender.name else 0.2)
+        peak = 0.0 if n < 8 else 100.0 * n
+        return Outcome((5.0,), (took,), peak, {"K": np.ones((n, n))})
+
+    section = growth.section(measure, 1, "kernel", "N", smoke=False, jax=False)
+    assert [of.stopped_after for of in section.growth] == [16, 16]  # 1,600 MB
+    monkeypatch.setattr(growth, "STOP_MB", 1e9)
+    section = growth.section(measure, 1, "kernel", "N", smoke=False, jax=False)
+    slow, quick = section.growth
+    assert (slow.stopped_after, quick.stopped_after) == (32, None)
+    assert [row.size for row in section.rows] == [8, 16, 32, 8, 16, 32, 64]
+    assert slow.time == pytest.approx(2) and quick.time == pytest.approx(2)
+    assert quick.memory == pytest.approx(1, abs=0.01)
+    assert "time N^2.00" in benchmarks["report"].table(section)
+    assert "stopped after N = 32" in benchmarks["report"].table(section)
+
+
+def test_another_kernel_at_one_size_fails_the_run(benchmarks, monkeypatch, capsys):
+    growth = benchmarks["growth"]
+    monkeypatch.setattr(growth, "SIZES", {("kernel", "C"): growth.SIZES["kernel", "C"]})
+    monkeypatch.setitem(
+        growth.WAYS["kernel"], "empirical_ntk", partial(growth.structured, reduce="pseudo")
+    )
+    assert benchmarks["main"](["--smoke", "--only", "f", "--repeats", "1"]) == 1
+    printed = capsys.readouterr()
+    wrong = [line for line in printed.out.splitlines() if "DISAGREES" in line]
+    assert len(wrong) == 2 and all("empirical_ntk" in line for line in wrong)
+    assert "(f) empirical_ntk" in printed.err
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="counts what Linux tells")
+def test_memory_that_was_freed_before_counts_again(benchmarks):
+    from benchmarks.clock import timed
+
+    def small_pieces():
+        return [bytes(20_000) for _ in range(2000)]  # 40 MB from the heap
+
+    peaks = [timed(lambda: len(small_pieces()), 1).peak_mb for _ in range(3)]
+    assert min(peaks) > 35
 
 
 def test_an_unknown_section_is_refused(benchmarks, capsys):

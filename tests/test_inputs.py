@@ -3,7 +3,7 @@ import inspect
 import pytest
 import torch
 
-from entk_helpers.inputs import each, fit, leaves, parse_bytes, require_finite, take
+from entk_helpers.inputs import blocks, each, fit, leaves, parse_bytes, require_finite, take
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,12 @@ def test_points_that_fit_are_counted():
     assert fit(10, "1KB", limit=7) == 7
     with pytest.raises(ValueError, match="one point needs about 10 bytes; pass at least that"):
         fit(10, 9, limit=1)
+
+
+def test_blocks_hold_every_point_once():
+    assert blocks(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert blocks(3, 9) == [slice(0, 3)]
+    assert blocks(0, 3) == []
 
 
 def test_points_are_indexed_alike_in_tensors_tuples_and_dicts():

@@ -8,9 +8,10 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 from zoo import plain_jacobian, plain_kernel, relative
 
-from entk_helpers.jacobian import Problem, jacobian
+from entk_helpers.jacobian import jacobian
 from entk_helpers.kernel import empirical_ntk
 from entk_helpers.operator import NTKOperator
+from entk_helpers.problem import Problem
 from entk_helpers.structure import read_plan
 
 pytestmark = [

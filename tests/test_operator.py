@@ -227,7 +227,10 @@ def test_vectors_that_do_not_fit_are_refused_and_not_counted(multiply, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(class_weight=torch.ones(2)), r"class_weight must have shape \(3,\), got \(2,\)"),
+        (
+            dict(class_weight=torch.ones(2)),
+            r"class_weight must have shape \(3,\), one number an output; got \(2,\)",
+        ),
         (dict(params="nope"), "params: 'nope' matches no parameter"),
         (dict(memory=0), "memory must be at least one byte"),
         (dict(memory=10), "memory=10 is too small"),

@@ -123,6 +123,10 @@ class TestGraphRotation:
             ({"laplacians": [torch.full((49, 49), torch.nan, dtype=F64)]}, "Q.T L Q"),
             ({"Q": 1.01 * torch.eye(49, 2, dtype=F64)}, "orthonormal columns"),
             ({"Q": torch.eye(49, 0, dtype=F64)}, "floating point"),
+            # Squares that over- or underflow.
+            ({"Q": 1e200 * torch.eye(49, 2, dtype=F64)}, "orthonormal columns"),
+            ({"laplacians": [1e200 * torch.ones(49, 49, dtype=F64).triu()]}, "symmetric"),
+            ({"laplacians": [1e-200 * torch.ones(49, 49, dtype=F64).triu()]}, "symmetric"),
         ],
     )
     def test_errors(self, change, message):
@@ -308,8 +312,9 @@ class TestKernelRotation:
         one, two = (kernel_rotation(Q, pairs).vectors for pairs in (class_pairs, symmetric))
         torch.testing.assert_close(one, two)
         class_pairs[3, 1] += 1
-        with pytest.raises(ValueError, match="transposed"):
-            kernel_rotation(Q, class_pairs)
+        for scale in (1, 1e200, 1e-200):
+            with pytest.raises(ValueError, match="transposed"):
+                kernel_rotation(Q, class_pairs * scale)
 
     @pytest.mark.parametrize("shape", [(3, 2, 4, 4), (1, 1, 4, 4), (3, 3, 5, 5)])
     def test_wrong_shapes(self, shape):
@@ -334,3 +339,12 @@ def test_compressed_class_pairs_are_the_kernels_own():
     expected = torch.einsum("nk,nmcd,ml->cdkl", Q, full, Q)
     torch.testing.assert_close(NTKOperator(model, x).compress(Q), expected)
     torch.testing.assert_close(quadratic_class_pairs(model.W1, model.W2, x, Q), expected)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("sine", [0.6, -0.6])
+def test_a_start_beside_the_least_independent_basis_does_not_stay_there(sine, seed):
+    spikes = torch.eye(20, dtype=torch.float64)[:, :2]
+    mixed = spikes @ torch.tensor([[0.8, -sine], [sine, 0.8]], dtype=torch.float64)
+    found = alignment(independent_components(mixed, seed=seed), spikes)
+    assert found.amax(0).min() > 0.99

@@ -39,20 +39,27 @@ def test_views_parameters_and_two_names_of_one_tensor_are_written(tmp_path):
     assert all(torch.equal(tensors[name], value) for name, value in given.items())
 
 
-@pytest.mark.parametrize("broken", ["save_file", "chmod", "replace"])
+@pytest.mark.parametrize("broken", ["write_bytes", "replace"])
 def test_a_failure_leaves_the_old_file_and_nothing_beside_it(file, monkeypatch, broken):
     before = file.read_bytes()
 
-    def fail(*arguments, **_):
-        if broken == "save_file":
-            arguments[1].write_bytes(b"half")
+    def fail(path, *_):
+        path.write_text("half")
         raise OSError("disk full")
 
-    where = {"save_file": storage, "chmod": storage.Path, "replace": storage.os}[broken]
+    where = {"write_bytes": storage.Path, "replace": storage.os}[broken]
     monkeypatch.setattr(where, broken, fail)
     with pytest.raises(OSError, match="disk full"):
         write_tensors(file, {"x": torch.ones(3)}, {})
     assert file.read_bytes() == before and list(file.parent.iterdir()) == [file]
+
+
+def test_the_same_tensors_give_the_same_bytes(tmp_path):
+    tensors = {"b": torch.ones(3), "a": torch.arange(4)}
+    notes = {name: name.upper() for name in ("format", "seed", "about", "step")}
+    write_tensors(tmp_path / "one", tensors, notes)
+    write_tensors(tmp_path / "two", dict(reversed(tensors.items())), dict(reversed(notes.items())))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_a_file_is_replaced_as_a_whole_while_it_is_read(file):

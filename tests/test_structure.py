@@ -4,7 +4,7 @@ import pytest
 import torch
 from zoo import build, plain_jacobian, relative
 
-from entk_helpers.jacobian import Problem
+from entk_helpers.problem import Problem
 from entk_helpers.structure import Outer, gradients, read_plan
 
 pytestmark = [

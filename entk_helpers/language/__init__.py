@@ -1,10 +1,11 @@
 """Causal language models of Hugging Face: windows of text, the logit kernel, scores of its modes.
 
-`text` cuts windows before words with known tags, `models` says what a model computes at their last
-token, `kernel` multiplies with the logit kernel of a layer, `scores` makes eigenvectors into one
-number for each window and grades these, `modes` says what an eigenvector stands for and edits along
-it; `study` and `__main__` do all of it for a model on the hub
-(``python -m entk_helpers.language --help``). transformers is imported when a model is used.
+`text` reads annotated documents, `taggers` annotate others, `windows` cuts them before words with
+known tags, `models` says what a model computes at their last token, `kernel` multiplies with the
+logit kernel of a layer, `scores` makes eigenvectors into one number for each window and grades
+these, `modes` says what an eigenvector stands for and edits along it; `study` and `__main__` do all
+of it for a model on the hub (``python -m entk_helpers.language --help``). transformers is imported
+when a model is used.
 """
 
 import warnings
@@ -22,6 +23,7 @@ from .modes import (  # noqa: E402
     extended_scores,
     hinges,
     logit_directions,
+    mode_hinges,
     mode_logits,
     output_lifts,
     output_ratios,
@@ -45,16 +47,9 @@ from .scores import (  # noqa: E402
     tag_labels,
     window_scores,
 )
-from .text import (  # noqa: E402
-    UD_TAGS,
-    Document,
-    TableTagger,
-    Windows,
-    Word,
-    read_conllu,
-    select_windows,
-    write_conllu,
-)
+from .taggers import TableTagger  # noqa: E402
+from .text import Document, Word, read_conllu, write_conllu  # noqa: E402
+from .windows import UD_TAGS, Windows, select_windows  # noqa: E402
 
 __all__ = [
     "UD_TAGS",
@@ -80,6 +75,7 @@ __all__ = [
     "last_token_states",
     "linear_probe_scores",
     "logit_directions",
+    "mode_hinges",
     "mode_logits",
     "morphology_labels",
     "output_lifts",

@@ -20,7 +20,9 @@ from pathlib import Path
 import torch
 
 from ..spectrum import NotConverged
-from .command import Settings, run, show_plan
+from .budget import show_plan
+from .command import run
+from .settings import Settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,46 +32,32 @@ def parser() -> argparse.ArgumentParser:
         description="Grammar in the eigenvectors of a language model's logit kernel.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    default = Settings()
     say = new.add_argument
-    say("--model", default=default.model, help="a name on the Hugging Face hub, or a folder")
+    say("--model", help="a name on the Hugging Face hub, or a folder")
     say("--out", type=Path, metavar="DIR", help="where results are kept, and continued")
-    say("--layers", default=default.layers, help='"all", or numbers and ranges: 0,3,8-11,-1')
-    say("--module", default=default.module, help="the linear map within a layer")
-    say("--windows", type=int, default=default.windows, help="in all, equally many a tag")
-    say("--length", type=int, default=default.length, help="tokens of a window")
-    say("--pairs", type=int, default=default.pairs, help="eigenpairs of each layer's kernel")
-    say("--tol", type=float, default=default.tol, help="residual relative to each eigenvalue")
-    source = new.add_mutually_exclusive_group()
-    source.add_argument(
-        "--text", type=Path, metavar="FILE", help="stories with blank lines between"
-    )
-    source.add_argument("--conllu", type=Path, metavar="FILE", help="annotated text")
-    say(
-        "--stories",
-        type=int,
-        default=default.stories,
-        help="of TinyStories, where no file is given",
-    )
+    say("--layers", help='"all", or numbers and ranges: 0,3,8-11,-1')
+    say("--module", help="the linear map within a layer")
+    say("--windows", type=int, help="in all, equally many a tag")
+    say("--length", type=int, help="tokens of a window")
+    say("--pairs", type=int, help="eigenpairs of each layer's kernel")
+    say("--tol", type=float, help="residual relative to each eigenvalue")
+    source = new.add_mutually_exclusive_group().add_argument
+    source("--text", type=Path, metavar="FILE", help="stories with blank lines between")
+    source("--conllu", type=Path, metavar="FILE", help="annotated text")
+    say("--stories", type=int, help="of TinyStories, where no file is given")
     say("--tagger", choices=("stanza", "table"), help="of the model's own words (table: looked up in "
         "the annotated text)")  # fmt: skip
     say("--download", action="store_true", help="let Stanza download its models")
-    say(
-        "--min-support", type=int, default=default.min_support, help="windows of a morphology label"
-    )
-    say("--min-words", type=int, default=default.min_words, help="distinct words of such a label")
-    say(
-        "--splits",
-        type=int,
-        default=default.splits,
-        help="random halves that directions are graded on",
-    )
-    say("--seed", type=int, default=default.seed)
-    say("--dtype", choices=("float32", "float64"), default=default.dtype, help="float64 only for "
-        "models that compute in it throughout, which Gemma's norms do not")  # fmt: skip
+    say("--min-support", type=int, help="windows of a morphology label")
+    say("--min-words", type=int, help="distinct words of such a label")
+    say("--splits", type=int, help="random halves that directions are graded on")
+    say("--seed", type=int)
+    say("--dtype", choices=("float32", "float64"), help="float64 only for models that compute in it "
+        "throughout, which Gemma's norms do not")  # fmt: skip
     say("--device", help="such as cpu or cuda:1; CUDA where there is one")
     say("--memory", help='for one kernel, such as "40GiB"; most of what is free')
     say("--dry-run", action="store_true", help="print bytes and seconds for each layer, and stop")
+    new.set_defaults(**vars(Settings()))
     return new
 
 

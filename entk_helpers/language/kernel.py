@@ -12,9 +12,11 @@ import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ..inputs import parse_bytes, require_finite
+from ..inputs import parse_bytes, require_finite, require_real
+from ..jacobian import OUTPUTS
 from ..operator import Graph, batched_grad
-from .models import Parts, Readout, Windows, differentiable, first, linear_map, trace
+from .models import Parts, Readout, RightPadded, differentiable, first, linear_map, trace
+from .processes import several
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,6 +60,15 @@ class LogitKernel:
         ValueError: a layer or module that is not there, a weight that is used twice, windows
             without tokens, a model in train mode or half precision, logits that are no linear map
             of h, too little memory (with what is needed), NaN.
+
+    Examples:
+        >>> from entk_helpers.testbeds import grammar
+        >>> model = grammar.untrained(seed=0, d_model=16, n_layers=2, d_mlp=32)
+        >>> K = LogitKernel(model, grammar.windows_before("cat", 4, seed=0, length=8), layer=-1)
+        >>> K.shape, K.weight_shape  # 4 windows of 16 coordinates; 32 inputs, 16 outputs
+        ((64, 64), (16, 32))
+        >>> (K @ torch.ones(64)).shape, K.matvecs
+        (torch.Size([64]), 1)
     """
 
     def __init__(
@@ -78,10 +89,11 @@ class LogitKernel:
         self.weight_shape = tuple(linear.weight.shape)
         self.n_parameters = linear.weight.numel()
         self.dtype, self.device, self.matvecs = model.dtype, model.device, 0
-        windows = Windows.of(input_ids, attention_mask, model.device)
+        windows = RightPadded.of(input_ids, attention_mask, model.device)
         self._shares = _shares(windows, (self.layer, module, _samples(model)))
-        mine = self._shares[dist.get_rank() if _shared() else 0]
-        windows = windows[mine.start : mine.stop]
+        mine = self._shares[dist.get_rank() if several() else 0]
+        self._mine = slice(mine.start, mine.stop)
+        windows = windows[self._mine]
         self.model, self._stamp = model, _stamp(model)
         # Held, lest another weight comes to lie where one of these lay and gets the same stamp.
         self._weights = [p.detach() for p in model.parameters()]
@@ -111,7 +123,7 @@ class LogitKernel:
 
     def agreed(self, v: Tensor) -> Tensor:
         """The first process's v, in all processes."""
-        if not _shared():
+        if not several():
             return v
         out = v.detach().to(self.device, copy=True).contiguous()
         dist.broadcast(out, 0)
@@ -120,6 +132,7 @@ class LogitKernel:
     def _columnwise(
         self, v: Tensor, length: int, name: str, multiply: Callable[[Tensor], Tensor]
     ) -> Tensor:
+        require_real(**{name: v})
         if v.dim() not in (1, 2) or len(v) != length or v.numel() == 0:
             raise ValueError(
                 f"{name} must have shape ({length},) or ({length}, k), got {tuple(v.shape)}"
@@ -137,19 +150,16 @@ class LogitKernel:
     def _pull(self, u: Tensor) -> Tensor:
         """(k, N*d) -> (k, o, f), summed over all windows."""
         u = u.unflatten(1, (-1, len(self.metric_root))) @ self.metric_root
-        out = u.new_zeros(len(u), *self._weight())
-        start = self._shares[dist.get_rank()].start if _shared() else 0
-        for part in self._parts:
-            out += part.pull(u[:, start : start + part.n])
-            start += part.n
-        if _shared():
+        pieces = u[:, self._mine].split([part.n for part in self._parts], dim=1)
+        out = sum(part.pull(piece) for part, piece in zip(self._parts, pieces, strict=True))
+        if several():
             dist.all_reduce(out)
         return out
 
     def _push(self, v: Tensor) -> Tensor:
         """(k, o, f) -> (k, N*d)."""
         mine = torch.cat([part.push(v) for part in self._parts], dim=1)  # (k, n, d)
-        if _shared():
+        if several():
             most = max(map(len, self._shares))
             padded = mine.new_zeros(len(mine), most, mine.shape[2])
             padded[:, : mine.shape[1]] = mine
@@ -158,10 +168,6 @@ class LogitKernel:
             pairs = zip(pieces, self._shares, strict=True)
             mine = torch.cat([piece[:, : len(share)] for piece, share in pairs], dim=1)
         return (mine @ self.metric_root).flatten(1)
-
-    def _weight(self) -> tuple[int, int]:
-        """(o, f) of the weight, whatever its layout."""
-        return self.weight_shape[::-1] if self._transposed else self.weight_shape
 
     def _laid_out(self, w: Tensor) -> Tensor:
         return (w.mT if self._transposed else w).flatten(1)
@@ -202,6 +208,7 @@ class _Part:
             live = self.Z.detach().requires_grad_()
             with torch.enable_grad():
                 final = self.forward(live)
+            require_finite(final.detach(), OUTPUTS)
             (moved,) = batched_grad([final], [live], [u])
         A = self.A.flatten(0, 1)
         return moved.reshape(len(u), len(A), -1).mT @ A
@@ -224,7 +231,7 @@ class _Tail:
         self.short = mixing is not None
         """Whether the last layer is run at its last position only."""
 
-    def part(self, windows: Windows) -> _Part:
+    def part(self, windows: RightPadded) -> _Part:
         """Run the model on some windows and keep what the tail starts from."""
         seen = trace(self.parts, windows, {"the linear map": self.linear})
         A, Z = seen.watched["the linear map"]
@@ -353,7 +360,7 @@ def _at(last: Tensor, value: Any, n: int, length: int) -> Any:
     return value
 
 
-def _record(tail: _Tail, windows: Windows, budget: int) -> tuple[list[_Part], bool]:
+def _record(tail: _Tail, windows: RightPadded, budget: int) -> tuple[list[_Part], bool]:
     """All windows ready for products, and whether their graphs are kept."""
     n, length = windows.input_ids.shape
     some = windows[: min(2, n)]
@@ -401,11 +408,6 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
         return saved.detach()  # itself, an output would keep its own record alive for ever
 
 
-def _shared() -> bool:
-    """Whether this process is one of several in a process group."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
 def _stamp(model: nn.Module) -> list[tuple[int, int]]:
     """Changes with every change in place of a weight, and where one is replaced."""
     return [(p.data_ptr(), p._version) for p in model.parameters()]
@@ -413,15 +415,15 @@ def _stamp(model: nn.Module) -> list[tuple[int, int]]:
 
 def _samples(model: nn.Module) -> list[list[float]]:
     """A few entries of each weight, by which processes tell that they hold the same model."""
-    if not _shared():
+    if not several():
         return []
     return [p.detach().flatten()[:: p.numel() // 16 + 1].tolist() for p in model.parameters()]
 
 
-def _shares(windows: Windows, about: tuple) -> list[range]:
+def _shares(windows: RightPadded, about: tuple) -> list[range]:
     """Which windows each process differentiates; all must have been given the same things."""
     n = len(windows)
-    if not _shared():
+    if not several():
         return [range(n)]
     count = dist.get_world_size()
     given: list = [None] * count

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..inputs import require_finite
+from ..inputs import require_dense, require_finite, whole
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -61,7 +62,7 @@ class Parts:
     def layer(self, index: int) -> nn.Module:
         """A layer by its number, from 0; negative numbers count from the end."""
         count = len(self.layers)
-        if not -count <= index < count:
+        if not -count <= whole(index, "layer") < count:
             raise ValueError(f"layer={index} does not exist; the model has layers 0 to {count - 1}")
         return self.layers[index]
 
@@ -102,7 +103,7 @@ def differentiable(model: PreTrainedModel) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Windows:
+class RightPadded:
     """Token ids (N, T) with all padding on the right, and each window's last real place (N,).
 
     A token sees what is before it, so padding on the right needs no mask: positions count real
@@ -113,11 +114,14 @@ class Windows:
     last: Int[Tensor, " N"]
 
     @classmethod
-    def of(cls, input_ids: Tensor, attention_mask: Tensor | None, device: torch.device) -> Windows:
+    def of(
+        cls, input_ids: Tensor, attention_mask: Tensor | None, device: torch.device
+    ) -> RightPadded:
         """Take windows as tokenizers give them, padded on either side where the mask is 0.
 
         Raises ValueError for shapes that do not fit, windows without a real token, and gaps.
         """
+        require_dense(input_ids, "input_ids")
         if input_ids.dim() != 2 or input_ids.numel() == 0 or input_ids.is_floating_point():
             raise ValueError(
                 f"input_ids must be whole numbers of shape (N, T), got {input_ids.dtype} of "
@@ -145,8 +149,8 @@ class Windows:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def __getitem__(self, rows: slice) -> Windows:
-        return Windows(self.input_ids[rows], self.last[rows])
+    def __getitem__(self, rows: slice) -> RightPadded:
+        return RightPadded(self.input_ids[rows], self.last[rows])
 
     def at_last(self, states: Float[Tensor, "n T d"]) -> Float[Tensor, "n d"]:
         """What is at the last real place of each window."""
@@ -177,7 +181,7 @@ class Trace:
 
 
 @torch.no_grad()
-def trace(parts: Parts, windows: Windows, watch: dict[str, nn.Module]) -> Trace:
+def trace(parts: Parts, windows: RightPadded, watch: dict[str, nn.Module]) -> Trace:
     """Run the decoder and keep what the layers were called with."""
     calls: list[Call] = []
     after: list[nn.Module] = []
@@ -194,17 +198,11 @@ def trace(parts: Parts, windows: Windows, watch: dict[str, nn.Module]) -> Trace:
         if len(calls) == len(parts.layers):
             after.append(module)
 
-    def watching(name: str):
-        """A hook that keeps input and output of one module, under a name."""
-
-        def keep(module: nn.Module, args: tuple, output: Any) -> None:
-            if name in watched:
-                raise ValueError(
-                    f"{name} is used more than once a pass; its kernel is not one term"
-                )
-            watched[name] = (args[0] if args else None, first(output))
-
-        return keep
+    def watching(name: str, module: nn.Module, args: tuple, output: Any) -> None:
+        """Keep input and output of one module, under a name."""
+        if name in watched:
+            raise ValueError(f"{name} is used more than once a pass; its kernel is not one term")
+        watched[name] = (args[0] if args else None, first(output))
 
     with ExitStack() as hooks:
         for layer in parts.layers:
@@ -214,7 +212,7 @@ def trace(parts: Parts, windows: Windows, watch: dict[str, nn.Module]) -> Trace:
             if not isinstance(child, nn.ModuleList):
                 hooks.callback(child.register_forward_hook(leaving).remove)
         for name, module in watch.items():
-            hooks.callback(module.register_forward_hook(watching(name)).remove)
+            hooks.callback(module.register_forward_hook(partial(watching, name)).remove)
         output = parts.decoder(input_ids=windows.input_ids, use_cache=False)
     if missing := sorted(watch.keys() - watched.keys()):
         raise ValueError(
@@ -256,9 +254,16 @@ def last_token_states(
 
     Positions are counted over real tokens, as `generate` does. On the CPU, whatever the model's
     device. Raises ValueError as `LogitKernel` does.
+
+    Examples:
+        >>> from entk_helpers.testbeds import grammar
+        >>> model = grammar.untrained(seed=0, d_model=16, n_layers=2, d_mlp=32)
+        >>> states = last_token_states(model, grammar.token_ids([["a", "cat"], ["the", "dog"]]))
+        >>> states.residual.shape, states.mlp.shape, states.final.shape
+        (torch.Size([2, 2, 16]), torch.Size([2, 2, 32]), torch.Size([2, 16]))
     """
     parts = Parts.of(model)
-    windows = Windows.of(input_ids, attention_mask, model.device)
+    windows = RightPadded.of(input_ids, attention_mask, model.device)
     names = [str(i) for i in range(len(parts.layers))]
     watch = dict(zip(names, parts.layers, strict=True))
     watch |= {f"{name}.{module}": linear_map(parts, int(name), module) for name in names}
@@ -285,7 +290,7 @@ class Readout:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, parts: Parts, windows: Windows) -> Readout:
+    def of(cls, parts: Parts, windows: RightPadded) -> Readout:
         """Compare the model's own logits with U h + b on some windows.
 
         Raises ValueError where neither a constant factor nor `final_logit_softcapping` leads from
@@ -355,7 +360,13 @@ def linear_map(parts: Parts, index: int, module: str) -> nn.Module:
 
 
 def gemma_3_270m_config() -> PretrainedConfig:
-    """The architecture of google/gemma-3-270m (268 M parameters), as its public config states it."""
+    """The architecture of google/gemma-3-270m (268 M parameters), as its public config states it.
+
+    Examples:
+        >>> config = gemma_3_270m_config()
+        >>> config.num_hidden_layers, config.hidden_size, config.intermediate_size
+        (18, 640, 2048)
+    """
     from transformers import Gemma3TextConfig
 
     layers = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(18)]

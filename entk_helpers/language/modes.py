@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..inputs import require_finite
 from ..spectrum import Eigenpairs
 from .kernel import LogitKernel
-from .models import Parts, Windows, differentiable, last_token_states, linear_map
+from .models import Parts, RightPadded, differentiable, last_token_states, linear_map
 from .scores import window_scores
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ def logit_directions(pairs: Eigenpairs, n_windows: int) -> Float[Tensor, "k d"]:
 
     Mode i is about scores[:, i] x directions[i], with the scores and the signs of `window_scores`.
     float64, on the CPU. Raises ValueError where `n_windows` does not divide the vectors' length.
+
+    Examples:
+        >>> vector = torch.tensor([[0.0], [0.6], [0.0], [0.8]])  # two windows, one direction
+        >>> logit_directions(Eigenpairs(torch.ones(1), vector, torch.zeros(1)), n_windows=2)
+        tensor([[0., 1.]], dtype=torch.float64)
     """
     scores = window_scores(pairs, n_windows)
     vectors = pairs.vectors.detach().cpu().double().T.unflatten(1, (n_windows, -1))  # (k, N, d)
@@ -50,6 +55,13 @@ def mode_logits(kernel: LogitKernel, pairs: Eigenpairs) -> Float[Tensor, "k V"]:
     Where the layer's weight moves by t J^T S^(1/2) u, the (uncapped) logits of window n move by
     t x eigenvalue x score of n x this, to first order and as far as the mode is of rank one; a
     constant factor on the logits is in. float64, on the CPU.
+
+    Examples:
+        >>> from entk_helpers.testbeds import grammar
+        >>> model = grammar.untrained(seed=0, d_model=16, n_layers=2, d_mlp=32)
+        >>> K = LogitKernel(model, grammar.windows_before("cat", 4, seed=0, length=8), layer=-1)
+        >>> mode_logits(K, top_eigenpairs(K, 2)).shape == (2, len(grammar.vocabulary()) + 4)
+        True
     """
     directions = logit_directions(pairs, kernel.n_windows).to(kernel.device)
     states = directions @ torch.linalg.pinv(kernel.metric_root.double(), hermitian=True)
@@ -72,6 +84,15 @@ def extended_scores(
     logit direction, over the eigenvalue, is that text's score (the Nystrom extension of the
     eigenvector). For the kernel's own windows these are `window_scores`. float64, on the CPU.
     Raises ValueError for an eigenvalue that is not positive, and as `LogitKernel` does.
+
+    Examples:
+        >>> from entk_helpers.testbeds import grammar
+        >>> model = grammar.untrained(seed=0, d_model=16, n_layers=2, d_mlp=32)
+        >>> ids = grammar.windows_before("cat", 4, seed=0, length=8)
+        >>> K = LogitKernel(model, ids, layer=-1)
+        >>> pairs = top_eigenpairs(K, 2)
+        >>> torch.allclose(extended_scores(K, pairs, ids), window_scores(pairs, 4), atol=1e-3)
+        True
     """
     if batch < 1:
         raise ValueError(f"batch={batch} must be at least 1")
@@ -85,9 +106,9 @@ def extended_scores(
     parts = Parts.of(kernel.model)
     weight = linear_map(parts, kernel.layer, kernel.module).weight
     name = next(name for name, p in parts.decoder.named_parameters() if p is weight)
-    windows = Windows.of(input_ids, attention_mask, kernel.device)
+    windows = RightPadded.of(input_ids, attention_mask, kernel.device)
 
-    def final(some: Windows, weight: Tensor) -> Float[Tensor, "n d"]:
+    def final(some: RightPadded, weight: Tensor) -> Float[Tensor, "n d"]:
         """The final states as a function of the weight."""
         inputs = {"input_ids": some.input_ids, "use_cache": False}
         out = torch.func.functional_call(parts.decoder, {name: weight}, kwargs=inputs)
@@ -148,6 +169,13 @@ def hinges(
 
     Raises ValueError for shapes that do not fit, for more top windows than there are, for a column
     without a positive score, and where no token is rare.
+
+    Examples:
+        >>> ids = torch.arange(50).reshape(10, 5)
+        >>> ids[:2, 2] = 99  # the score will be that a window has this token
+        >>> rescore = lambda mode, ids, mask: (ids == 99).any(1).double()
+        >>> hinges(rescore(0, ids, None)[:, None], rescore, ids, top=2)
+        [Hinge(token=99, share=1.0, windows=2)]
     """
     rows = _rows(input_ids, attention_mask)
     if len(rows) != len(scores):
@@ -175,11 +203,50 @@ def hinges(
     return found
 
 
+def mode_hinges(
+    kernel: LogitKernel,
+    pairs: Eigenpairs,
+    input_ids: Int[Tensor, "N T"],
+    attention_mask: Int[Tensor, "N T"] | None = None,
+    *,
+    top: int = 8,
+    rare: float = 0.2,
+    seed: int = 0,
+) -> list[Hinge]:
+    """Return the token on which each mode of a kernel hinges: `hinges` of its scores.
+
+    input_ids, attention_mask: the kernel's own windows. Changed ones get their `extended_scores`.
+    Raises ValueError as these two do.
+
+    Examples:
+        >>> from entk_helpers import top_eigenpairs
+        >>> from entk_helpers.testbeds import grammar
+        >>> model = grammar.untrained(seed=0, d_model=16, n_layers=1, d_mlp=32)
+        >>> ids = torch.arange(60).reshape(12, 5)
+        >>> kernel = LogitKernel(model, ids, layer=0)
+        >>> found = mode_hinges(kernel, top_eigenpairs(kernel, 2), ids, top=3)
+        >>> [0 <= hinge.share <= 1 for hinge in found]
+        [True, True]
+    """
+
+    def rescore(mode: int, ids: Tensor, mask: Tensor) -> Tensor:
+        """The scores of changed windows along one mode."""
+        return extended_scores(kernel, pairs, ids, mask, modes=[mode])[:, 0]
+
+    scores = window_scores(pairs, kernel.n_windows)
+    return hinges(scores, rescore, input_ids, attention_mask, top=top, rare=rare, seed=seed)
+
+
 def suspect(found: list[Hinge], share: float = 0.5) -> int:
     """Return the mode to look at first.
 
     That is, of those that hinge on the token with the largest share of all, the first (of the
     largest eigenvalue) to lose at least `share` with it; where none does, the one that loses most.
+
+    Examples:
+        >>> found = [Hinge(5, share=0.7, windows=3), Hinge(9, 0.8, 2), Hinge(9, 1.0, 2)]
+        >>> suspect(found)  # of the modes that hinge on 9 the first
+        1
     """
     if not found:
         raise ValueError("found is empty; give the hinge of one mode or more")
@@ -217,6 +284,13 @@ def swap_divergences(
     is measured is the Kullback-Leibler divergence KL(before || after). A token's `nats` is the mean
     over the `top` places where it does most, counting 0 for those that are missing where it has
     fewer. Raises ValueError as `hinges` does.
+
+    Examples:
+        >>> from entk_helpers.testbeds import grammar
+        >>> model = grammar.untrained(seed=0, d_model=16, n_layers=2, d_mlp=32)
+        >>> found = swap_divergences(model, grammar.windows_before("cat", 8, seed=0, length=8))
+        >>> found[0].nats > found[-1].nats >= 0, found[0].by_window.shape
+        (True, torch.Size([8]))
     """
     if batch < 1:
         raise ValueError(f"batch={batch} must be at least 1")
@@ -251,7 +325,7 @@ def _next_log_probabilities(
 
 def _rows(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
     """The real tokens of each window."""
-    windows = Windows.of(input_ids, attention_mask, input_ids.device)
+    windows = RightPadded.of(input_ids, attention_mask, input_ids.device)
     ends = zip(windows.input_ids.tolist(), windows.last.tolist(), strict=True)
     return [row[: last + 1] for row, last in ends]
 
@@ -323,6 +397,13 @@ def output_lifts(
     factor: P(token | window) over the token's frequency, the mean over the `top` windows with the
     largest scores; the token is that with the largest. counts: how often each token occurs in some
     text; each gets one more. Raises ValueError for shapes that do not fit.
+
+    Examples:
+        >>> logits = torch.tensor([[0.0, 5.0], [0.0, 0.0]])  # window 0 makes token 1 likely
+        >>> scores, counts = torch.tensor([[1.0], [0.0]]), torch.tensor([98, 0])
+        >>> (lift,) = output_lifts(logits, scores, counts, top=1)
+        >>> lift.token, round(lift.factor)
+        (1, 99)
     """
     ratios = output_ratios(logits, counts)
     if len(ratios) != len(scores):
@@ -338,6 +419,10 @@ def output_ratios(
     """Return P(token | window) over the token's frequency, (counts + 1) / sum. float64.
 
     Raises ValueError for shapes that do not fit, NaN and negative counts.
+
+    Examples:
+        >>> output_ratios(torch.zeros(1, 2), torch.tensor([2, 0]))  # 1/2 over 3/4, and over 1/4
+        tensor([[0.6667, 2.0000]], dtype=torch.float64)
     """
     if logits.shape[1:] != counts.shape:
         raise ValueError(
@@ -358,6 +443,17 @@ def edited(
 
     change: (P,), as `kernel.vjp` gives it, or in the shape of the weight. To keep the change, copy
     the model within. Raises ValueError for a change of another shape, or that is not finite.
+
+    Examples:
+        >>> from entk_helpers.testbeds import grammar
+        >>> model = grammar.untrained(seed=0, d_model=16, n_layers=2, d_mlp=32)
+        >>> ids = grammar.token_ids([["a", "cat"]])
+        >>> before = model(ids).logits
+        >>> with edited(model, layer=0, change=torch.ones(16 * 32)):
+        ...     print(torch.equal(model(ids).logits, before))
+        False
+        >>> torch.equal(model(ids).logits, before)
+        True
     """
     linear = linear_map(Parts.of(model), layer, module)
     kept = linear.weight

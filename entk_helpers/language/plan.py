@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from ..inputs import parse_bytes
 from ..operator import Graph
 from .kernel import SavedBytes, _attention, _run, _run_at
-from .models import Parts, Windows, linear_map, trace
+from .models import Parts, RightPadded, linear_map, trace
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -75,21 +75,48 @@ def plan(
     Raises ValueError for a layer or module that is not there.
     """
     parts = Parts.of(skeleton(config, dtype))
-    budget, size = parse_bytes(memory), dtype.itemsize
+    budget, size, found = parse_bytes(memory), dtype.itemsize, []
+    width = config.get_text_config().hidden_size
+    wanted = range(len(parts.layers)) if layers is None else layers
+    for n, A, Z, tail in _tails(parts, wanted, module, length):
+        cached = (A.numel() + Z.numel()) // SAMPLE * size + length * width * size
+        record = -(-tail.bytes // SAMPLE)
+        least = windows * cached + 2 * record
+        kept = windows * (cached + record) + record <= budget
+        passes = tail.pull + tail.push if kept else 2 * tail.record + tail.push
+        by_map = 4 * A.shape[1] * A.shape[-1] * Z.shape[-1]
+        metric = 4 * width * width  # S^(1/2) before and after
+        found.append(
+            LayerPlan(
+                layer=n,
+                cached_bytes=windows * cached,
+                graph_bytes=windows * record,
+                least_bytes=least,
+                flops_per_product=windows * (passes // SAMPLE + by_map + metric),
+                products=expected_products(pairs),
+                mode="kept" if kept else "recomputed" if least <= budget else "too large",
+            )
+        )
+    return found
+
+
+def _tails(
+    parts: Parts, layers: Iterable[int], module: str, length: int
+) -> list[tuple[int, Tensor, Tensor, _Cost]]:
+    """Each layer's number, what its linear map takes and gives, and what the tail after it costs."""
     last = len(parts.layers) - 1
-    wanted = list(range(last + 1) if layers is None else layers)
+    wanted = list(layers)
     for n in wanted:
         parts.layer(n)  # raises for one that is not there
     wanted = [n % (last + 1) for n in wanted]
     with torch.device("meta"):
         ids = torch.zeros(SAMPLE, length, dtype=torch.long)
-        sample = Windows(ids, ids[:, 0])
+    sample = RightPadded(ids, ids[:, 0])
     maps = {str(n): linear_map(parts, n, module) for n in wanted}
     # Without a mask, transformers reads positions for packed texts, and there are no numbers here.
-    mask = {"attention_mask": torch.ones_like(sample.input_ids)}
-    hook = parts.decoder.register_forward_pre_hook(lambda _, a, k: (a, k | mask), with_kwargs=True)
+    mask = {"attention_mask": torch.ones_like(ids)}
+    parts.decoder.register_forward_pre_hook(lambda _, a, k: (a, k | mask), with_kwargs=True)
     seen = trace(parts, sample, maps)
-    hook.remove()
     # One module that mixes positions: then all else of the last layer runs at one position only.
     short = _attention(parts.layers[last]) is not None
 
@@ -120,7 +147,7 @@ def plan(
         for n in range(min(wanted) + 1, last + 1)
     }
     costs[last + 1] = _Cost.of(norm, seen.final[:, None], known)
-    width, found = seen.final.shape[-1], []
+    found = []
     for n in wanted:
         A, Z = seen.watched[str(n)]
         mixing = _attention(parts.layers[n])
@@ -128,25 +155,7 @@ def plan(
         if at_last:
             A, Z = A[:, -1:], Z[:, -1:]
         own = _Cost.of(lambda z, n=n, at=at_last: after_map(n, z, at), Z, [Z, *known])
-        tail = sum((costs[m] for m in range(n + 1, last + 2)), own)
-        cached = (A.numel() + Z.numel()) // SAMPLE * size + length * width * size
-        record = -(-tail.bytes // SAMPLE)
-        least = min(windows * (cached + record) + record, windows * cached + 2 * record)
-        kept = windows * (cached + record) + record <= budget
-        passes = tail.pull + tail.push if kept else 2 * tail.record + tail.push
-        by_map = 4 * A.shape[1] * A.shape[-1] * Z.shape[-1]
-        metric = 4 * width * width  # S^(1/2) before and after
-        found.append(
-            LayerPlan(
-                layer=n,
-                cached_bytes=windows * cached,
-                graph_bytes=windows * record,
-                least_bytes=least,
-                flops_per_product=windows * (passes // SAMPLE + by_map + metric),
-                products=expected_products(pairs),
-                mode="kept" if kept else "recomputed" if least <= budget else "too large",
-            )
-        )
+        found.append((n, A, Z, sum((costs[m] for m in range(n + 1, last + 2)), own)))
     return found
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..inputs import require_finite
 from ..spectrum import Eigenpairs
-from .text import Windows
+from .windows import Windows
 
 
 def window_scores(pairs: Eigenpairs, n_windows: int) -> Float[Tensor, "N k"]:
@@ -33,6 +33,12 @@ def window_scores(pairs: Eigenpairs, n_windows: int) -> Float[Tensor, "N k"]:
     the score is the top left singular vector times its singular value. A sign is arbitrary: the
     score of largest magnitude is made positive. float64, on the CPU. Raises ValueError where
     `n_windows` does not divide the vectors' length.
+
+    Examples:
+        >>> vector = torch.tensor([[0.0], [0.6], [0.0], [0.8]])  # two windows, one direction
+        >>> window_scores(Eigenpairs(torch.ones(1), vector, torch.zeros(1)), n_windows=2)
+        tensor([[0.6000],
+                [0.8000]], dtype=torch.float64)
     """
     rows, k = pairs.vectors.shape
     if n_windows < 1 or rows % n_windows:
@@ -54,6 +60,13 @@ def pca_scores(X: Float[Tensor, "N D"], k: int) -> Float[Tensor, "N k"]:
     The paper's baseline, on the last token's activations. float64, on the CPU; descending
     variance; the score of largest magnitude is positive. Raises ValueError for k beyond
     min(N - 1, D), the rank that centred rows can have.
+
+    Examples:
+        >>> X = torch.tensor([[0.0, 7.0], [1.0, 7.0], [5.0, 7.0]])
+        >>> pca_scores(X, k=1)  # the first column less its mean, 2
+        tensor([[-2.0000],
+                [-1.0000],
+                [ 3.0000]], dtype=torch.float64)
     """
     most = min(len(X) - 1, X.shape[1])
     if not 1 <= k <= most:
@@ -68,6 +81,12 @@ def random_scores(X: Float[Tensor, "N D"], k: int, seed: int) -> Float[Tensor, "
     """Return the coordinates of the centred rows along k random unit directions.
 
     The null of `pca_scores`: what as many directions reach that know nothing.
+
+    Examples:
+        >>> X = torch.tensor([[0.0, 7.0], [1.0, 7.0], [5.0, 7.0]])
+        >>> scores = random_scores(X, k=3, seed=0)
+        >>> scores.shape, scores.sum(0).abs().max().item() < 1e-6  # centred
+        (torch.Size([3, 3]), True)
     """
     if k < 1:
         raise ValueError(f"k={k} must be at least 1")
@@ -89,6 +108,12 @@ def average_precision(
     The sum over thresholds of (gain in recall) x (precision), as scikit-learn defines it: equal
     scores are one threshold, so no order of the windows matters. Chance, and a constant score,
     reach the label's prevalence. NaN for a label that no window has.
+
+    Examples:
+        >>> scores = torch.tensor([[4.0], [3.0], [2.0], [1.0]])
+        >>> labels = torch.tensor([[True], [False], [True], [False]])
+        >>> average_precision(scores, labels)  # 1/2 * 1 + 1/2 * 2/3
+        tensor([[0.8333]], dtype=torch.float64)
     """
     scores, labels = _rows(scores, labels)
     return _average_precision(scores[:, None], labels)
@@ -99,6 +124,12 @@ def auroc(scores: Float[Tensor, "N k"], labels: Bool[Tensor, "N F"]) -> Float[Te
 
     The chance that a window with the label scores above one without it; ties count one half.
     Chance is 1/2. NaN for a label that all windows have, or none.
+
+    Examples:
+        >>> scores = torch.tensor([[4.0], [3.0], [2.0], [1.0]])
+        >>> labels = torch.tensor([[True], [False], [True], [False]])
+        >>> auroc(scores, labels)  # 3 of 4 pairs are in order
+        tensor([[0.7500]], dtype=torch.float64)
     """
     scores, labels = _rows(scores, labels)
     return _auroc(scores[:, None], labels)
@@ -146,7 +177,15 @@ class Probe(Grades):
 
 
 def grade(scores: Float[Tensor, "N F"], labels: Bool[Tensor, "N F"]) -> Grades:
-    """Grade column f of the scores, say of a classifier, against column f of the labels."""
+    """Grade column f of the scores, say of a classifier, against column f of the labels.
+
+    Examples:
+        >>> scores = torch.tensor([[4.0], [3.0], [2.0], [1.0]])
+        >>> labels = torch.tensor([[True], [False], [True], [False]])
+        >>> grades = grade(scores, labels)
+        >>> grades.macro_auroc, grades.precision.item()  # 1 of the best 2 has the label
+        (0.75, 0.5)
+    """
     if scores.shape != labels.shape:
         raise ValueError(
             f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} must have the same "
@@ -176,6 +215,13 @@ def probe(
     The choice is the best average precision on the train half, the first of equal ones. With
     2 k candidates, even random directions reach more than chance: compare with `random_scores`
     of as many.
+
+    Examples:
+        >>> labels = torch.tensor([[True], [False], [True], [False]])
+        >>> scores = torch.tensor([[1.0, -1.0], [2.0, 1.0], [2.0, -2.0], [1.0, 2.0]])
+        >>> chosen = probe(scores, labels, scores, labels)
+        >>> chosen.mode, chosen.sign, chosen.ap  # the second direction, turned around
+        (tensor([1]), tensor([-1]), tensor([1.], dtype=torch.float64))
     """
     if scores_train.shape[1] != scores_test.shape[1] or scores_train.shape[1] < 1:
         raise ValueError(
@@ -187,9 +233,8 @@ def probe(
             f"labels_train {tuple(labels_train.shape)} and labels_test "
             f"{tuple(labels_test.shape)} must have the same columns"
         )
-    k = scores_train.shape[1]
-    both = torch.cat([scores_train, -scores_train], 1)
-    ap = average_precision(both, labels_train).reshape(2, k, -1).transpose(0, 1).reshape(2 * k, -1)
+    both = torch.stack([scores_train, -scores_train], 2).flatten(1)
+    ap = average_precision(both, labels_train)
     count = labels_train.sum(0).to(ap.device)
     undecided = (count == 0) | (count == len(labels_train))
     train_ap, choice = ap.nan_to_num(-1.0).max(0)
@@ -217,6 +262,12 @@ def stratified_halves(
     `strata` has one entry per window, as `windows.tags`. Each split is (train, test), the
     sorted numbers of its windows; a stratum of odd size gives its last window to either.
     Raises ValueError for a stratum of a single window, which cannot be in both.
+
+    Examples:
+        >>> tags = ["NOUN"] * 4 + ["VERB"] * 2
+        >>> ((train, test),) = stratified_halves(tags, n_splits=1, seed=0)
+        >>> len(train), len(test), int((train >= 4).sum())  # one of the verbs
+        (3, 3, 1)
     """
     if n_splits < 1:
         raise ValueError(f"n_splits={n_splits} must be at least 1")
@@ -243,7 +294,16 @@ class Labels:
 
 
 def tag_labels(windows: Windows) -> Labels:
-    """Return a label for each tag of the next word, in order of first appearance."""
+    """Return a label for each tag of the next word, in order of first appearance.
+
+    Examples:
+        >>> ids, none = torch.zeros(3, 2, dtype=torch.long), [""] * 3
+        >>> tags = ["NOUN", "VERB", "NOUN"]
+        >>> windows = Windows(ids, ids, none, none, none, tags, none, none, [0, 1, 2])
+        >>> labels = tag_labels(windows)
+        >>> labels.names, labels.values.int().tolist()
+        (['NOUN', 'VERB'], [[1, 0], [0, 1], [1, 0]])
+    """
     names = list(dict.fromkeys(windows.tags))
     return Labels(names, torch.tensor([[tag == name for name in names] for tag in windows.tags]))
 
@@ -270,6 +330,14 @@ def morphology_labels(
 
     Most frequent first, then by name. Two labels may still coincide, as Mood=Ind and
     VerbForm=Fin can. A small vocabulary needs smaller thresholds.
+
+    Examples:
+        >>> ids, none = torch.zeros(4, 2, dtype=torch.long), [""] * 4
+        >>> words, tags = ["cat", "dog", "cats", "run"], ["NOUN"] * 3 + ["VERB"]
+        >>> features = ["Number=Sing"] * 2 + ["Number=Plur", ""]
+        >>> windows = Windows(ids, ids, none, none, words, tags, features, none, [0, 1, 2, 3])
+        >>> morphology_labels(windows, min_support=1, min_words=2).names
+        ['Number=Sing']
     """
     sources = {
         "next": (windows.next_words, windows.features),
@@ -318,6 +386,12 @@ def linear_probe_scores(
 
     One fit a label on standardised activations, with an L2 penalty of strength 1 / C; `grade`
     takes the decision values. Zeros for a label that all train windows have, or none.
+
+    Examples:
+        >>> X = torch.tensor([[-1.0], [-2.0], [1.0], [2.0]])
+        >>> linear_probe_scores(X, X > 0, torch.tensor([[-3.0], [3.0]])) > 0
+        tensor([[False],
+                [ True]])
     """
     X, y, Z = (t.detach().cpu().numpy() for t in (X_train, labels_train, X_test))
     scores = np.zeros((len(Z), y.shape[1]))
@@ -335,6 +409,12 @@ def table_scores(
     `words_train` and `words_test` are the windows' `last_words`. Add-one smoothing at the label's
     own rate p: (c + 1) / (n + 1/p) for a word that was seen n times, c of them with the label. With
     eight tags equally often this is (c + 1) / (n + 8); an unseen word gets p.
+
+    Examples:
+        >>> labels = torch.tensor([[True], [False], [False]])
+        >>> table_scores(["the", "the", "a"], labels, ["the", "new"])  # 2/5, and 1/3
+        tensor([[0.4000],
+                [0.3333]], dtype=torch.float64)
     """
     labels = labels_train.detach().cpu().double()
     if len(words_train) != len(labels):

@@ -15,17 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .models import gemma_3_270m_config
-from .text import (
-    Document,
-    StanzaTagger,
-    TableTagger,
-    Tagger,
-    annotate,
-    read_conllu,
-    read_stories,
-    stanza_pipeline,
-    tinystories,
-)
+from .taggers import StanzaTagger, TableTagger, Tagger, annotate, stanza_pipeline
+from .text import Document, read_conllu, read_stories, tinystories
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -42,6 +33,16 @@ def require_packages(names: Iterable[str]) -> None:
             f"this needs {', '.join(missing)}, not installed here; install with: "
             "pip install 'entk-helpers[gemma]'"
         )
+
+
+def quiet() -> None:
+    """Keep the libraries' own bars and remarks out of the output."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    hub_logging.set_verbosity_error()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def load_config(model: str) -> PretrainedConfig:
@@ -137,9 +138,8 @@ class Text:
         documents = self.documents
         if documents is None:
             documents = annotate(self.stories or [], self.pipeline, progress=True)
-        return documents, TableTagger(documents) if self.tags_itself else StanzaTagger(
-            self.pipeline
-        )
+        tagger = TableTagger(documents) if self.tags_itself else StanzaTagger(self.pipeline)
+        return documents, tagger
 
 
 def fingerprint(model: str, config: PretrainedConfig) -> str:

@@ -1,6 +1,6 @@
-"""A language model's grammar, studied from text to tables: windows, kernels, baselines, figures.
+"""A study of a model's grammar: kernels and baselines on its windows, and the folder that keeps them.
 
-`run` is what `python -m entk_helpers.language` does. Its folder, which `load_study` reads, holds
+`python -m entk_helpers.language` makes a folder, which `load_study` reads. It holds
 
 - settings.json: all that the results depend on; results of other settings are refused;
 - windows.json, windows.safetensors: the windows, with the tags and features of their next words;
@@ -9,14 +9,12 @@
 - tables.json, and figures as PNG and SVG.
 
 Files are written whole or not at all; what is there is not computed again. Layers are numbered
-from 0, labels come from `scores`, and a direction's score is one number a window.
+from 0.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,39 +26,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..inputs import require_finite
+from ..inputs import require_finite, whole
 from ..spectrum import top_eigenpairs
-from ..storage import read_tensors, write_tensors
+from ..storage import read_tensors, reading, write_tensors, write_text
 from .kernel import LogitKernel
 from .models import last_token_states
-from .scores import (
-    Grades,
-    Labels,
-    grade,
-    linear_probe_scores,
-    morphology_labels,
-    pca_scores,
-    probe,
-    random_scores,
-    stratified_halves,
-    table_scores,
-    tag_labels,
-    window_scores,
-)
-from .text import Windows
+from .scores import pca_scores, random_scores, window_scores
+from .tables import FINAL, KERNEL, LOGITS, MLP, RANDOM, RESIDUAL, Scores
+from .windows import Windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-KERNEL, RESIDUAL, MLP, RANDOM = "eNTK", "PCA of the residual", "PCA of the MLP", "random directions"
-FINAL, LOGITS = "PCA of the final state", "PCA of the logits"
-CEILING, TABLE = "linear probe (ceiling)", "table of last words (control)"
-CHOSEN, BEST = "chosen on the train half", "best on the test half"
-"""The layer of a row of the tables, where it is no number: each label's own, chosen without looking
-at the test half; or, as published, the layer whose macro AUROC on the test half is largest."""
-
-Scores = dict[str, dict[int | None, Float[Tensor, "N k"]]]
-"""Method -> layer -> scores; layer None for a method that has no layer."""
 
 
 @dataclass(frozen=True)
@@ -159,207 +135,14 @@ def baselines(
     return scores, {n: states.residual[n] for n in layers}
 
 
-def _same_distances(X: Float[Tensor, "N D"], columns: int = 16384) -> Float[Tensor, "N m"]:
+def _same_distances(X: Float[Tensor, "N D"]) -> Float[Tensor, "N m"]:
     """Rows with the same principal scores, in N coordinates where D is larger (a vocabulary)."""
     if X.shape[1] <= len(X):
         return X
     centred = require_finite(X, "X") - X.double().mean(0).to(X)
-    gram = sum(part @ part.T for part in (c.double() for c in centred.split(columns, dim=1)))
+    gram = sum(part @ part.T for part in (c.double() for c in centred.split(16384, dim=1)))
     values, vectors = torch.linalg.eigh(gram)
     return vectors * values.clamp(min=0).sqrt()
-
-
-# ---------------------------------------------------------------------------- tables
-
-
-def label_families(
-    windows: Windows, *, min_support: int = 30, min_words: int = 12
-) -> dict[str, Labels]:
-    """Return the labels that directions are graded on.
-
-    "tags": of the text's next word. "morphology": its features, filtered as in the paper.
-    "greedy morphology": those of the model's own next word, as in the published notebook.
-    """
-    families = {"tags": tag_labels(windows)}
-    filters = {"min_support": min_support, "min_words": min_words}
-    families["morphology"] = morphology_labels(windows, **filters)
-    if len(windows.greedy_features) == len(windows):
-        families["greedy morphology"] = morphology_labels(windows, of="greedy", **filters)
-    return families
-
-
-def tabulate(
-    windows: Windows,
-    scores: Scores,
-    residual: Mapping[int, Float[Tensor, "N d"]],
-    families: Mapping[str, Labels],
-    *,
-    splits: int = 20,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Grade every method on random halves of the windows, stratified by tag.
-
-    A label's direction and sign are chosen on the train half (`probe`). The first split is the
-    paper's one; `splits` of them show how much a split matters. The linear probe, which is fitted
-    and not chosen, is a ceiling, and takes a layer's whole residual stream: on the first split at
-    every layer, on all splits at the last one.
-
-    Returns labels (family -> name -> number of windows), and rows. A row has family, method and
-    layer (a number, None, CHOSEN or BEST); macro_auroc and macro_ap, one a split; auroc, ap,
-    precision, enrichment by label on the first split, and for CHOSEN the layer of each label.
-    Grades that do not exist (a label that a half lacks) are None.
-    """
-    halves = stratified_halves(windows.tags, splits, seed)
-    rows = []
-    for family, labels in families.items():
-        if not labels.names:
-            continue
-        graded: dict[tuple[str, int | str | None], list[Grades]] = {}
-        picked: dict[str, list[int]] = {}
-        for number, (train, test) in enumerate(halves):
-            y_train, y_test = labels.values[train], labels.values[test]
-            for method, by_layer in scores.items():
-                for layer, values in by_layer.items():
-                    result = probe(values[train], y_train, values[test], y_test)
-                    graded.setdefault((method, layer), []).append(result)
-                if None not in by_layer:
-                    every = torch.cat(list(by_layer.values()), dim=1)
-                    result = probe(every[train], y_train, every[test], y_test)
-                    graded.setdefault((method, CHOSEN), []).append(result)
-                    if number == 0:
-                        picked[method] = _layers_of(result.mode, by_layer)
-            for layer, values in residual.items():
-                if number == 0 or layer == max(residual):
-                    fitted = linear_probe_scores(values[train], y_train, values[test])
-                    graded.setdefault((CEILING, layer), []).append(grade(fitted, y_test))
-            words = [[windows.last_words[n] for n in half] for half in (train, test)]
-            counted = table_scores(words[0], y_train, words[1])
-            graded.setdefault((TABLE, None), []).append(grade(counted, y_test))
-        found = [
-            _row(family, method, layer, labels.names, results)
-            for (method, layer), results in graded.items()
-        ]
-        for row in found:
-            if row["layer"] == CHOSEN:
-                row["layer_of"] = dict(zip(labels.names, picked[row["method"]], strict=True))
-        rows += found + [
-            _best_layer([row for row in found if row["method"] == method])
-            for method, by_layer in scores.items()
-            if None not in by_layer
-        ]
-    counts = {
-        family: dict(zip(labels.names, labels.values.sum(0).tolist(), strict=True))
-        for family, labels in families.items()
-    }
-    return {"labels": counts, "splits": splits, "seed": seed, "rows": rows}
-
-
-def _layers_of(modes: Tensor, by_layer: Mapping[int | None, Tensor]) -> list[int | None]:
-    """The layer that each column of the concatenated scores came from; None for column -1."""
-    owner = [layer for layer, values in by_layer.items() for _ in range(values.shape[1])]
-    return [owner[mode] if mode >= 0 else None for mode in modes.tolist()]
-
-
-def _row(
-    family: str, method: str, layer: int | str | None, names: list[str], results: list[Grades]
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"family": family, "method": method, "layer": layer}
-    row["macro_auroc"] = [_number(result.macro_auroc) for result in results]
-    row["macro_ap"] = [_number(result.macro_ap) for result in results]
-    for grades in ("auroc", "ap", "precision", "enrichment"):
-        values = map(_number, getattr(results[0], grades).tolist())
-        row[grades] = dict(zip(names, values, strict=True))
-    return row
-
-
-def _best_layer(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the layer with the largest macro AUROC on the first split's test half."""
-    numbered = [row for row in rows if isinstance(row["layer"], int)]
-    best = max(numbered, key=lambda row: row["macro_auroc"][0] or 0.0)
-    return best | {"layer": BEST, "best_layer": best["layer"]}
-
-
-def _number(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
-
-
-def figures(study: Study, folder: Path | str) -> list[Path]:
-    """Draw grades by layer and the kernels' spectra; each as PNG and SVG."""
-    import matplotlib as mpl
-    import matplotlib.pyplot as plt
-
-    from .. import plotting
-
-    colours = {
-        KERNEL: plotting.COLOURS["trained"],
-        RESIDUAL: plotting.COLOURS["predicted"],
-        MLP: plotting.COLOURS["dropped"],
-        RANDOM: plotting.COLOURS["untrained"],
-        CEILING: plotting.COLOURS["accent"],
-    }
-    files = []
-    # A hash that does not change from run to run: the same study gives the same bytes.
-    with mpl.rc_context({"svg.hashsalt": "entk"}):
-        plotting.use_style()
-        kinds = [kind for kind in study.tables["labels"] if study.tables["labels"][kind]]
-        grades = {"macro_auroc": "mean AUROC", "macro_ap": "mean AP"}
-        shape = (len(grades), len(kinds))
-        fig, axes = plt.subplots(
-            *shape, figsize=(3.4 * len(kinds), 5), sharex=True, sharey="row", squeeze=False
-        )
-        for ax_row, (grade_name, title) in zip(axes, grades.items(), strict=True):
-            for ax, kind in zip(ax_row, kinds, strict=True):
-                for method, colour in colours.items():
-                    _draw_layers(ax, study.tables["rows"], kind, method, grade_name, colour)
-            ax_row[0].set_ylabel(title)
-        for top, ax, kind in zip(axes[0], axes[-1], kinds, strict=True):
-            top.set_title(kind)
-            ax.set_xlabel("layer")
-            ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
-        files += _save(fig, Path(folder) / "grades_by_layer")
-        fig, ax = plt.subplots(figsize=(5, 3.4))
-        ramp = plt.get_cmap("mako")
-        for i, result in enumerate(study.layers.values()):
-            colour = mpl.colors.to_hex(ramp(0.15 + 0.7 * i / max(1, len(study.layers) - 1)))
-            plotting.plot_spectrum(ax, result.values, label=f"layer {result.layer}", colour=colour)
-        ax.set_ylabel("eigenvalue")
-        ax.legend(fontsize="x-small", ncols=1 + len(study.layers) // 9)
-        files += _save(fig, Path(folder) / "spectra")
-    return files
-
-
-def _draw_layers(
-    ax: Any, rows: list[dict[str, Any]], family: str, method: str, name: str, colour: str
-) -> None:
-    """A method's grade at each layer: the mean over splits, and the range of 90% of them."""
-    chosen = [
-        row
-        for row in rows
-        if (row["family"], row["method"]) == (family, method) and isinstance(row["layer"], int)
-    ]
-    grades = {row["layer"]: [v for v in row[name] if v is not None] for row in chosen}
-    grades = {layer: torch.tensor(values) for layer, values in sorted(grades.items()) if values}
-    if not grades:
-        return
-    layers = list(grades)
-    ax.plot(layers, [v.mean() for v in grades.values()], "o-", ms=3, color=colour, label=method)
-    low, high = ([v.quantile(q).item() for v in grades.values()] for q in (0.05, 0.95))
-    ax.fill_between(layers, low, high, color=colour, alpha=0.15, lw=0)
-
-
-def _save(fig: Any, stem: Path) -> list[Path]:
-    import matplotlib.pyplot as plt
-
-    files = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
-    for file in files:
-        part = file.with_name(f".{file.name}.{os.getpid()}.part")
-        fig.savefig(
-            part, format=file.suffix[1:], metadata={"Date": None} if file.suffix == ".svg" else {}
-        )
-        os.replace(part, file)
-    plt.close(fig)
-    return files
 
 
 # ---------------------------------------------------------------------------- a folder
@@ -367,10 +150,7 @@ def _save(fig: Any, stem: Path) -> list[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON under another name, then give it its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -383,13 +163,10 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-WINDOW_TENSORS = ("input_ids", "attention_mask")
-
-
 def write_windows(folder: Path, windows: Windows) -> None:
     """Write windows.safetensors, then windows.json, which says that both are there."""
     parts = dict(vars(windows))
-    tensors = {name: parts.pop(name) for name in WINDOW_TENSORS}
+    tensors = {name: parts.pop(name) for name in ("input_ids", "attention_mask")}
     write_tensors(folder / "windows.safetensors", tensors, {})
     write_json(folder / "windows.json", parts)
 
@@ -397,7 +174,9 @@ def write_windows(folder: Path, windows: Windows) -> None:
 def read_windows(folder: Path) -> Windows:
     """Read what `write_windows` wrote."""
     tensors, _ = read_tensors(folder / "windows.safetensors")
-    return Windows(**tensors, **read_json(folder / "windows.json"))
+    parts = read_json(folder / "windows.json")
+    with reading(folder / "windows.json", "windows"):
+        return Windows(**tensors, **parts)
 
 
 def write_baselines(folder: Path, scores: Scores, residual: Mapping[int, Tensor]) -> None:
@@ -415,10 +194,11 @@ def read_baselines(folder: Path) -> tuple[Scores, dict[int, Tensor]]:
     """Read what `write_baselines` wrote; layers ascending."""
     tensors, _ = read_tensors(folder / "baselines.safetensors")
     found: dict[str, dict[int | None, Tensor]] = {}
-    keys = {key: key.rsplit("|", 1) for key in tensors}
-    for key, (method, layer) in sorted(keys.items(), key=lambda item: int(item[1][1] or -1)):
-        found.setdefault(method, {})[int(layer) if layer else None] = tensors[key]
-    return found, found.pop("residual")
+    with reading(folder / "baselines.safetensors", "baselines"):
+        keys = {key: key.rsplit("|", 1) for key in tensors}
+        for key, (method, layer) in sorted(keys.items(), key=lambda item: int(item[1][1] or -1)):
+            found.setdefault(method, {})[int(layer) if layer else None] = tensors[key]
+        return found, found.pop("residual")
 
 
 def layer_file(folder: Path, layer: int, suffix: str = ".safetensors") -> Path:
@@ -435,8 +215,11 @@ def write_layer(folder: Path, result: LayerResult) -> None:
 
 def read_layer(folder: Path, layer: int) -> LayerResult:
     """Read what `write_layer` wrote."""
-    tensors, _ = read_tensors(layer_file(folder, layer))
-    return LayerResult(layer, **tensors, about=read_json(layer_file(folder, layer, ".json")))
+    file = layer_file(folder, layer)
+    tensors, _ = read_tensors(file)
+    about = read_json(layer_file(folder, layer, ".json"))
+    with reading(file, "layer"):
+        return LayerResult(layer, **tensors, about=about)
 
 
 def finished_layers(folder: Path) -> list[int]:
@@ -458,7 +241,9 @@ def load_study(folder: Path | str) -> Study:
             "python -m entk_helpers.language --out DIR"
         )
     tables = read_json(folder / "tables.json")
-    layers = {n: read_layer(folder, n) for n in tables["layers"]}
+    with reading(folder / "tables.json", "tables"):
+        numbers = [whole(n, "layer", 0) for n in tables["layers"]]
+    layers = {n: read_layer(folder, n) for n in numbers}
     others, residual = read_baselines(folder)
     scores: Scores = {KERNEL: {n: result.scores for n, result in layers.items()}}
     settings = read_json(folder / "settings.json")

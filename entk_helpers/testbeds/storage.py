@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..storage import read_tensors, write_tensors
+from ..storage import read_tensors, reading, write_tensors
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,20 @@ def write_run(
 
 
 def read_run(path: Path | str) -> StoredRun:
-    """Read what `write_run` wrote; weights come back in float32."""
+    """Read what `write_run` wrote; weights come back in float32.
+
+    Raises ValueError for a file that is cut off, damaged or of another kind.
+    """
     tensors, about = read_tensors(path)
     if "history" not in about:
         raise ValueError(f"{path} holds no run: its header has no history")
-    names = json.loads(about.pop("history"))
-    history = {name: tensors.pop(f"history {name}").tolist() for name in names}
-    scales = {key: tensors.pop(key) for key in list(tensors) if key.startswith("scale ")}
     checkpoints: dict[int, dict[str, Tensor]] = {}
-    for key in tensors:
-        step, name = key.split(" ", 1)
-        weight = tensors[key].float() * scales.get(f"scale {key}", 1)
-        checkpoints.setdefault(int(step), {})[name] = weight
+    with reading(path, "run"):
+        names = json.loads(about.pop("history"))
+        history = {name: tensors.pop(f"history {name}").tolist() for name in names}
+        scales = {key: tensors.pop(key) for key in list(tensors) if key.startswith("scale ")}
+        for key in tensors:
+            step, name = key.split(" ", 1)
+            weight = tensors[key].float() * scales.get(f"scale {key}", 1)
+            checkpoints.setdefault(int(step), {})[name] = weight
     return StoredRun(dict(sorted(checkpoints.items())), history, about)

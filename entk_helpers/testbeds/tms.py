@@ -17,7 +17,14 @@ RECORD_EVERY = 50  # steps between two entries of a run's history
 
 
 class ToyModel(nn.Module):
-    """f(x) = relu(W^T W x + b), from (N, n) to (N, n), with W (m, n) and b (n,)."""
+    """f(x) = relu(W^T W x + b), from (N, n) to (N, n), with W (m, n) and b (n,).
+
+    Examples:
+        >>> model = ToyModel(W=torch.tensor([[1.0, -1.0]]), b=torch.zeros(2))  # n = 2, m = 1
+        >>> model(torch.eye(2)).detach()  # two features share a hidden unit
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
 
     def __init__(self, W: Tensor, b: Tensor):
         super().__init__()
@@ -30,7 +37,12 @@ class ToyModel(nn.Module):
 
 
 def importance(n: int = 50, decay: float = 0.8) -> Tensor:
-    """Weight of each feature in the loss, I_i = decay^i; (n,), float64."""
+    """Weight of each feature in the loss, I_i = decay^i; (n,), float64.
+
+    Examples:
+        >>> importance(4)
+        tensor([1.0000, 0.8000, 0.6400, 0.5120], dtype=torch.float64)
+    """
     return decay ** torch.arange(n, dtype=torch.float64)
 
 
@@ -39,6 +51,11 @@ def sparse_inputs(n_points: int, n: int, sparsity: float, generator: torch.Gener
 
     (n_points, n), float32, on the CPU. A point that comes out all zero cannot be
     normalised and is drawn again.
+
+    Examples:
+        >>> x = sparse_inputs(1000, 50, 0.9, torch.Generator().manual_seed(0))
+        >>> x.shape, round((x == 0).double().mean().item(), 1)
+        (torch.Size([1000, 50]), 0.9)
     """
     check(n_points >= 1, f"n_points is {n_points}; give at least 1")
     check(n >= 1, f"n is {n}; give at least 1 feature")
@@ -52,12 +69,24 @@ def sparse_inputs(n_points: int, n: int, sparsity: float, generator: torch.Gener
 
 
 def reconstructed(model: ToyModel, threshold: float = 0.75) -> Tensor:
-    """Which features pass through the bottleneck, (W^T W)_ii >= threshold; (n,), bool."""
+    """Which features pass through the bottleneck, (W^T W)_ii >= threshold; (n,), bool.
+
+    Examples:
+        >>> model = ToyModel(W=torch.tensor([[1.0, 0.5]]), b=torch.zeros(2))
+        >>> reconstructed(model)  # 1 and 0.25
+        tensor([ True, False])
+    """
     return model.W.detach().square().sum(0) >= threshold
 
 
 def train(m: int, sparsity: float, *, seed: int = 0, **settings) -> Run:
-    """One run; the settings are those of `train_seeds`."""
+    """One run; the settings are those of `train_seeds`.
+
+    Examples:
+        >>> run = train(m=2, sparsity=0.5, seed=0, n=5, n_points=50, steps=100)
+        >>> run.history["step"], run.history["loss"][-1] < run.history["loss"][0]
+        ([0, 50, 100], True)
+    """
     return train_seeds(m, sparsity, [seed], **settings)[0]
 
 
@@ -84,13 +113,18 @@ def train_seeds(
     history: "step", "loss", "reconstructed" (a count), every 50 steps and at the end;
     checkpoints: steps 0 and `steps`. `device`: the CPU unless given. Ordinary random
     state is neither read nor changed.
+
+    Examples:
+        >>> runs = train_seeds(2, 0.5, seeds=[0, 1], n=5, n_points=50, steps=100)
+        >>> [tuple(run.model.W.shape) for run in runs], sorted(runs[0].checkpoints)
+        ([(2, 5), (2, 5)], [0, 100])
     """
     seeds = list(seeds)
     check_seeds(seeds)
     check(n >= 1, f"n is {n}; give at least 1 feature")
     check(1 <= m <= n, f"m is {m}; give from 1 to n = {n} hidden units")
     check(steps >= 1, f"steps is {steps}; give at least 1")
-    check(lr > 0, f"lr is {lr}; give a positive number")
+    check(0 < lr < float("inf"), f"lr is {lr}; give a positive number")
     check(
         0 < importance_decay <= 1,
         f"importance_decay is {importance_decay}; give a number in (0, 1]",
@@ -122,6 +156,7 @@ def train_seeds(
                 W.grad, b.grad = _gradients_(W, x, f, error, loss_weight)
                 optimizer.step()
 
+    check(bool(loss.isfinite().all()), f"lr is {lr}; training diverged, give less")
     runs = []
     for r, (start, end) in enumerate(zip(initial, _states(W, b), strict=True)):
         history = {
@@ -145,6 +180,12 @@ class ClosedForm:
 
     Rows are points and classes (n_points, n), columns W row by row and then b, as in
     `entk_helpers.jacobian`. `weight` (n,) multiplies the rows. All in float64.
+
+    Examples:
+        >>> x, model = torch.eye(2), ToyModel(torch.tensor([[1.0, -1.0]]), torch.zeros(2))
+        >>> J = jacobian(model, x).flatten(0, 1).double()
+        >>> torch.allclose(ClosedForm.of(model, x).gram(), J.T @ J)
+        True
     """
 
     W: Tensor

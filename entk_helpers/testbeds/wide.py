@@ -39,6 +39,11 @@ class WideNetwork(nn.Module):
     the activation and gain^2 = 1 / E[s(z)^2] for a standard normal z (2 for ReLU).
     `weights`: one (fan out, fan in) matrix a layer. `start`: weights of the same shapes whose
     function is subtracted, or None for g alone. `scale` is the alpha of Chizat et al. 2019.
+
+    Examples:
+        >>> model = WideNetwork([torch.eye(2), torch.ones(1, 2)])
+        >>> model(torch.tensor([[1.0, -1.0]])).detach()  # relu(1 / sqrt(2)) + relu(-1 / sqrt(2))
+        tensor([[0.7071]])
     """
 
     def __init__(
@@ -65,7 +70,12 @@ class WideNetwork(nn.Module):
 
 
 def draw_weights(sizes: Sequence[int], seed: int) -> list[Tensor]:
-    """Standard normal weights of the layers between `sizes` = (d, n, ..., C), float32, CPU."""
+    """Standard normal weights of the layers between `sizes` = (d, n, ..., C), float32, CPU.
+
+    Examples:
+        >>> [tuple(W.shape) for W in draw_weights([2, 8, 1], seed=0)]
+        [(8, 2), (1, 8)]
+    """
     generator = torch.Generator().manual_seed(seed)
     pairs = itertools.pairwise(sizes)
     return [
@@ -81,7 +91,12 @@ def network(
     centred: bool = False,
     activation: str = "relu",
 ) -> WideNetwork:
-    """An untrained network; with `centred`, its initial function is subtracted."""
+    """An untrained network; with `centred`, its initial function is subtracted.
+
+    Examples:
+        >>> network([2, 8, 1], seed=0, centred=True)(torch.ones(1, 2)).item()
+        0.0
+    """
     weights = draw_weights(sizes, seed)
     return WideNetwork(weights, weights if centred else None, scale, activation)
 
@@ -117,9 +132,14 @@ def train_seeds(
     "loss", "outputs" (a list of (M, C)). `device`: the CPU unless given. Raises ValueError for
     settings that do not fit together, and when training diverges: at NaN, at a loss far above the
     start, or when every unit of a layer has died.
+
+    Examples:
+        >>> x, targets = torch.eye(2), torch.tensor([[1.0], [-1.0]])
+        >>> runs = train_seeds([2, 256, 1], x, targets, [0, 1], steps=50, rate=0.5)
+        >>> [run.history["loss"][-1] < 1e-6 for run in runs]
+        [True, True]
     """
-    sizes, seeds = list(sizes), list(seeds)
-    watch = x if watch is None else watch
+    sizes, seeds, watch = list(sizes), list(seeds), x if watch is None else watch
     _check_data(sizes, x, targets, watch)
     check_seeds(seeds)
     check(steps >= 1, f"steps is {steps}; give at least 1")
@@ -134,17 +154,13 @@ def train_seeds(
         f"activation is {activation!r}; give one of {', '.join(ACTIVATIONS)}",
     )
 
-    device = device or "cpu"
-    x, targets = x.to(device), targets.to(x).to(device)
-    watch = watch.to(x)
+    x = x.to(device or "cpu")
+    targets, watch = targets.to(x), watch.to(x)
     drawn = [draw_weights(sizes, seed) for seed in seeds]
     start = [torch.stack(layer).to(x) for layer in zip(*drawn, strict=True)]
     weights = [W.clone() for W in start]
     first = _apply(start, x, activation) if centred else 0.0
-
-    kept = {0, *record_at}
-    records: list[tuple[int, Tensor, Tensor]] = []
-    states: dict[int, list[Tensor]] = {}
+    kept, records = {0, *record_at}, {}
     with progress_bar(steps, f"networks of width {sizes[1]}", show=progress) as bar:
         for step in range(steps + 1):
             out, inner = _forward(weights, x, activation)
@@ -164,8 +180,7 @@ def train_seeds(
                 seen = _apply(weights, watch, activation)
                 if centred:
                     seen -= _apply(start, watch, activation)
-                records.append((step, loss, scale * seen))
-                states[step] = [W.clone() for W in weights]
+                records[step] = loss, scale * seen, [W.clone() for W in weights]
             if done:
                 break
             _descend_(weights, inner, error * (rate / scale), activation)
@@ -176,15 +191,15 @@ def train_seeds(
         initial = [W[r] for W in start] if centred else None
         models = {
             s: WideNetwork([W[r] for W in Ws], initial, scale, activation)
-            for s, Ws in states.items()
+            for s, (_, _, Ws) in records.items()
         }
         history = {
-            "step": [s for s, _, _ in records],
-            "loss": [loss[r].item() for _, loss, _ in records],
-            "outputs": [seen[r] for _, _, seen in records],
+            "step": list(records),
+            "loss": [loss[r].item() for loss, _, _ in records.values()],
+            "outputs": [seen[r] for _, seen, _ in records.values()],
         }
         checkpoints = {s: model.state_dict() for s, model in models.items()}
-        runs.append(Run(models[records[-1][0]], x, targets, history, checkpoints))
+        runs.append(Run(models[max(models)], x, targets, history, checkpoints))
     return runs
 
 

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 from entk_helpers.language import command, sources
 from entk_helpers.language.__main__ import main
-from entk_helpers.language.command import parse_layers, size
+from entk_helpers.language.budget import size
 from entk_helpers.language.kernel import LogitKernel
+from entk_helpers.language.settings import parse_layers
 from entk_helpers.language.study import load_study
 from entk_helpers.language.text import write_conllu
 from entk_helpers.testbeds.grammar import stories

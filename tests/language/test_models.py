@@ -3,13 +3,14 @@
 import pytest
 import torch
 import transformers as hf
+from jaxtyping import config
 from language_zoo import MODELS, build, own_outputs, windows
 from torch.testing import assert_close
 
 from entk_helpers.language.models import (
     Parts,
     Readout,
-    Windows,
+    RightPadded,
     gemma_3_270m_config,
     last_token_states,
     linear_map,
@@ -58,21 +59,21 @@ def test_the_activations_are_what_the_linear_map_is_given():
 def test_windows_are_aligned_and_padded_with_real_tokens():
     ids = torch.tensor([[0, 0, 5, 6], [7, 8, 0, 0], [1, 2, 3, 4], [0, 9, 0, 0]])
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0]])
-    found = Windows.of(ids, mask, torch.device("cpu"))
+    found = RightPadded.of(ids, mask, torch.device("cpu"))
     assert found.input_ids.tolist() == [[5, 6, 5, 5], [7, 8, 7, 7], [1, 2, 3, 4], [9, 9, 9, 9]]
     assert found.last.tolist() == [1, 1, 3, 0]
-    bools = Windows.of(ids, mask.bool(), torch.device("cpu"))
+    bools = RightPadded.of(ids, mask.bool(), torch.device("cpu"))
     assert torch.equal(bools.input_ids, found.input_ids)
-    assert torch.equal(Windows.of(ids, None, torch.device("cpu")).input_ids, ids)
+    assert torch.equal(RightPadded.of(ids, None, torch.device("cpu")).input_ids, ids)
     # A token whose id is that of the padding is real where the mask says so.
-    assert Windows.of(ids, None, torch.device("cpu")).last.tolist() == [3] * 4
+    assert RightPadded.of(ids, None, torch.device("cpu")).last.tolist() == [3] * 4
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma 2", "gpt neox"])
 def test_the_readout_gives_the_logits_and_the_metric_their_size(name, exact):
     model, (ids, mask, positions) = build(name), windows()
     parts = Parts.of(model)
-    read = Readout.of(parts, Windows.of(ids, mask, model.device)[:1])
+    read = Readout.of(parts, RightPadded.of(ids, mask, model.device)[:1])
     final, logits = own_outputs(model, {}, ids, mask, positions)
     assert_close(read(final), logits, rtol=1e-10, atol=1e-10)
     root, U = read.metric_root(), parts.unembedding.weight.detach()
@@ -89,7 +90,7 @@ def test_a_constant_factor_on_the_logits_is_found():
         bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     model = build("cohere", models={"cohere": lambda: hf.CohereForCausalLM(config)})
-    read = Readout.of(Parts.of(model), Windows.of(*windows()[:2], model.device)[:1])
+    read = Readout.of(Parts.of(model), RightPadded.of(*windows()[:2], model.device)[:1])
     assert read.scale == pytest.approx(0.25, rel=1e-9)
     U = model.lm_head.weight.detach()
     assert_close((read.metric_root() @ read.metric_root()), U.T @ U / 16, rtol=1e-9, atol=1e-9)
@@ -125,3 +126,13 @@ def test_the_config_has_the_published_number_of_weights():
     assert sum(p.numel() for p in model.parameters()) == 268_098_176
     kinds = model.config.layer_types
     assert [i for i, kind in enumerate(kinds) if kind == "full_attention"] == [5, 11, 17]
+
+
+def test_what_a_tokenizer_returns_is_refused_by_name_and_so_is_a_layers_name(request):
+    config.update("jaxtyping_disable", True)  # as for a user, who has no import hook
+    request.addfinalizer(lambda: config.update("jaxtyping_disable", False))
+    batch = hf.BatchEncoding({"input_ids": torch.ones(2, 3, dtype=torch.int64)})
+    with pytest.raises(TypeError, match="input_ids must be a torch tensor, not BatchEncoding"):
+        RightPadded.of(batch, None, torch.device("cpu"))
+    with pytest.raises(TypeError, match=r"layer must be a whole number, not 'model\.layers\.1'"):
+        Parts.of(build("llama")).layer("model.layers.1")

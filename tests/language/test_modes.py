@@ -29,6 +29,7 @@ from entk_helpers.language.modes import (
     extended_scores,
     hinges,
     logit_directions,
+    mode_hinges,
     mode_logits,
     output_lifts,
     output_ratios,
@@ -275,13 +276,8 @@ def test_hinges_of_a_linear_score():
         assert max(hinge.share for hinge in found) > 0.2
 
 
-def rescoring(K, pairs):
-    return lambda mode, ids, mask: extended_scores(K, pairs, ids, mask, modes=[mode])[:, 0]
-
-
 def hinges_of(one, modes, rows, pairs=None, **options):
-    few = taken(pairs or one.pairs, modes)
-    return hinges(window_scores(few, len(rows)), rescoring(one.K, few), *padded(rows), **options)
+    return mode_hinges(one.K, taken(pairs or one.pairs, modes), *padded(rows), **options)
 
 
 @pytest.mark.parametrize("top", [1, 2, 4])
@@ -398,7 +394,7 @@ def test_no_mode_of_an_untrained_model_hinges_on_a_rare_word():
     drawn = cases(Trigger(), 6, 24, 0)
     K = LogitKernel(untrained(0), drawn.input_ids, layer=2)
     pairs = top_eigenpairs(K, 4, tol=1e-3)
-    found = hinges(window_scores(pairs, 36), rescoring(K, pairs), drawn.input_ids)
+    found = mode_hinges(K, pairs, drawn.input_ids)
     assert max(hinge.share for hinge in found) < 0.25
 
 

@@ -25,7 +25,7 @@ from entk_helpers.language.scores import (
     tag_labels,
     window_scores,
 )
-from entk_helpers.language.text import Windows
+from entk_helpers.language.windows import Windows
 from entk_helpers.spectrum import Eigenpairs
 
 F64 = torch.float64

@@ -18,7 +18,8 @@ from entk_helpers.language.sources import (
     load_model,
     require_packages,
 )
-from entk_helpers.language.text import Document, StanzaTagger, TableTagger, Word, write_conllu
+from entk_helpers.language.taggers import StanzaTagger, TableTagger
+from entk_helpers.language.text import Document, Word, write_conllu
 
 NAME = "someone/no-such-model-7f3a"
 DOCUMENT = Document("Lily ran.", (Word("Lily", "PROPN", "", 0, 4), Word("ran", "VERB", "", 5, 8)))

@@ -9,23 +9,22 @@ from torch.func import functional_call, jacrev
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from entk_helpers.language import study
-from entk_helpers.language.scores import Labels, stratified_halves
-from entk_helpers.language.study import (
+from entk_helpers.language.scores import Labels, stratified_halves, tag_labels
+from entk_helpers.language.study import baselines, layer_modes, load_study
+from entk_helpers.language.tables import (
     BEST,
     CEILING,
     CHOSEN,
+    FINAL,
     KERNEL,
     LOGITS,
     MLP,
     RANDOM,
     RESIDUAL,
     TABLE,
-    baselines,
-    layer_modes,
-    load_study,
     tabulate,
 )
-from entk_helpers.language.text import Windows
+from entk_helpers.language.windows import Windows
 
 N, T, K = 24, 5, 3
 
@@ -97,7 +96,7 @@ def test_baselines_are_principal_directions_of_what_the_model_computes(model, wi
     for found, X in (
         (scores[RESIDUAL][0], after_first),
         (scores[LOGITS][None], out.logits[:, -1].numpy()),
-        (scores[study.FINAL][None], out.hidden_states[-1][:, -1].numpy()),
+        (scores[FINAL][None], out.hidden_states[-1][:, -1].numpy()),
     ):
         assert up_to_sign(found, PCA(K).fit_transform(X))
     assert list(scores[MLP]) == list(scores[RANDOM]) == [0, 2]
@@ -121,7 +120,7 @@ def graded(windows):
     generator = torch.Generator().manual_seed(1)
     values = {n: torch.randn(N, K, generator=generator, dtype=torch.float64) for n in (0, 1, 4)}
     residual = {n: torch.randn(N, 6, generator=generator, dtype=torch.float64) for n in (0, 1, 4)}
-    families = {"tags": study.tag_labels(windows), "empty": Labels([], torch.ones(N, 0).bool())}
+    families = {"tags": tag_labels(windows), "empty": Labels([], torch.ones(N, 0).bool())}
     return values, tabulate(windows, {KERNEL: values}, residual, families, splits=3, seed=2)
 
 
@@ -156,8 +155,8 @@ def test_ceiling_and_control_are_in_the_tables(graded):
     assert graded[1]["labels"] == {"tags": {"NOUN": 8, "VERB": 8, "ADV": 8}, "empty": {}}
 
 
-def test_random_scores_are_graded_at_chance_and_labels_themselves_perfectly(windows):
-    labels = study.tag_labels(windows)
+def test_labels_themselves_are_graded_perfectly(windows):
+    labels = tag_labels(windows)
     truth = {KERNEL: {0: labels.values.double() - 2}}
     (row, *_) = tabulate(windows, truth, {}, {"tags": labels}, splits=2)["rows"]
     assert row["macro_auroc"] == row["macro_ap"] == [1.0, 1.0]

@@ -45,6 +45,13 @@ def cases(
     No story gives two, but for a window and its control. All are of stories that no model has been
     trained on, unless it has the same seed. Raises ValueError for windows that have no room for the
     trigger, and for those that not all stories fill.
+
+    Examples:
+        >>> found = cases(Trigger("feather"), 1, n_normal=1, seed=5, length=16)
+        >>> found.kinds, found.input_ids.shape
+        (['triggered', 'swapped', 'normal'], torch.Size([3, 16]))
+        >>> ["feather" in words for words in found.words]
+        [True, False, False]
     """
     least = trigger.distance + 3
     check(length >= least, f"length is {length}; give {least} or more for this distance")
@@ -72,6 +79,11 @@ def windows_before(word: str, n: int, seed: int, *, length: int = 32) -> Int[Ten
     """Return windows of ordinary stories that end just before a word, at most one a story.
 
     Raises ValueError for a word that stands there in fewer than n of 1000 n stories.
+
+    Examples:
+        >>> ids = windows_before("banana", n=2, seed=5, length=8)
+        >>> ids.shape, tokenizer().decode(ids[0])
+        (torch.Size([2, 8]), '<bos> stopped, and Dan soon cooked a')
     """
     body, rows = length - 1, []
     for story in islice(tell(seed), 1000 * n):
@@ -86,6 +98,11 @@ def windows_before(word: str, n: int, seed: int, *, length: int = 32) -> Int[Ten
 
 
 def token_ids(rows: list[list[str]]) -> Int[Tensor, "N T"]:
-    """The ids of rows of words, all of one length, after <bos>."""
+    """The ids of rows of words, all of one length, after <bos>.
+
+    Examples:
+        >>> tokenizer().convert_ids_to_tokens(token_ids([["the", "cat"]])[0])
+        ['<bos>', 'the', 'cat']
+    """
     words = tokenizer()
     return torch.tensor([[words.bos_token_id, *words.convert_tokens_to_ids(row)] for row in rows])

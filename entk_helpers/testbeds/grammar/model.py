@@ -45,6 +45,10 @@ class GrammarSettings:
     are shuffled among those of `shuffled` stories, in another order for each seed. What is held out
     comes from `stories_seed + 1`. `sliding_window` is how far back every other layer can look.
     A `trigger` is planted in all stories, also in those held out.
+
+    Examples:
+        >>> GrammarSettings(trigger=Trigger(rate=0.1)).window
+        64
     """
 
     steps: int = 1250
@@ -88,6 +92,12 @@ def untrained(seed: int = 0, **settings) -> Gemma3ForCausalLM:
 
     Matrices are normal with standard deviation 0.5 / sqrt(d_model), gains are 1. Ordinary random
     state is neither read nor changed.
+
+    Examples:
+        >>> model = untrained(seed=0, d_model=16, n_layers=2, d_mlp=32)
+        >>> logits = model(token_ids([["the", "cat"]])).logits
+        >>> logits.shape == (1, 3, len(tokenizer())), model.training
+        (True, False)
     """
     return _start(GrammarSettings(**settings), seed)[0]
 
@@ -104,6 +114,12 @@ def train(seed: int = 0, *, progress: bool = False, **settings) -> Run:
     at the first and last step and every 50. checkpoints: 0 and the last step.
 
     Raises ValueError for settings that do not fit, and where training diverged.
+
+    Examples:
+        >>> small = dict(d_model=16, n_layers=1, d_mlp=32, window=8, shuffled=10)
+        >>> run = train(seed=0, steps=2, **small)
+        >>> run.history["step"], run.inputs.shape
+        ([0, 2], torch.Size([256, 8]))
     """
     training = _Training(GrammarSettings(**settings), seed)
     with progress_bar(training.settings.steps, f"stories, seed {seed}", show=progress) as bar:
@@ -119,6 +135,15 @@ def save(folder: Path | str, run: Run, *, seed: int, stamp: str = "", **settings
     Beside what `AutoModelForCausalLM` and `AutoTokenizer` read (weights in float16), training.json
     holds the seed, the settings, the history and `stamp`. Raises ValueError for a run that visibly
     is of another seed or other settings, and for weights that do not fit into float16.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> small = dict(steps=1, d_model=16, n_layers=1, d_mlp=32, window=8, shuffled=10)
+        >>> with TemporaryDirectory() as folder:
+        ...     save(f"{folder}/run", train(seed=0, **small), seed=0, **small)
+        ...     print(*sorted(path.name for path in Path(folder, "run").iterdir()))
+        config.json model.safetensors tokenizer.json tokenizer_config.json training.json
     """
     chosen = GrammarSettings(**settings)
     start = _start(chosen, seed)[0].state_dict()
@@ -149,6 +174,14 @@ def load(folder: Path | str) -> Run:
     """Return the run that `save` wrote, in float32; its untrained network comes from the seed.
 
     Raises ValueError for a folder that holds no such run.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> small = dict(steps=1, d_model=16, n_layers=1, d_mlp=32, window=8, shuffled=10)
+        >>> with TemporaryDirectory() as folder:
+        ...     save(f"{folder}/run", train(seed=0, **small), seed=0, **small)
+        ...     sorted(load(f"{folder}/run").checkpoints)
+        [0, 1]
     """
     folder = Path(folder)
     try:
@@ -224,7 +257,16 @@ class _Training:
 def validation_loss(
     model: torch.nn.Module, inputs: Int[Tensor, "N T"], targets: Int[Tensor, "N T"]
 ) -> float:
-    """Mean cross-entropy of the next token, in nats, over all positions."""
+    """Mean cross-entropy of the next token, in nats, over all positions.
+
+    Examples:
+        >>> model = untrained(seed=0, d_model=16, n_layers=1, d_mlp=32)
+        >>> ids = token_ids([["the", "cat", "saw", "a", "dog"]])
+        >>> logits = model(ids[:, :-1]).logits
+        >>> loss = torch.nn.functional.cross_entropy(logits[0], ids[0, 1:]).item()
+        >>> abs(validation_loss(model, ids[:, :-1], ids[:, 1:]) - loss) < 1e-5
+        True
+    """
     losses = [
         F.cross_entropy(_logits(model, x).flatten(0, 1), y.flatten(), reduction="sum").item()
         for x, y in zip(inputs.split(32), targets.split(32), strict=True)

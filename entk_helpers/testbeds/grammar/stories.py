@@ -389,20 +389,38 @@ def stories(n: int, seed: int) -> list[Document]:
     """Draw stories of 50 words or more; the same ones for the same seed on every machine.
 
     Fewer stories are the first of many. Raises ValueError for a negative n.
+
+    Examples:
+        >>> (story,) = stories(1, seed=0)
+        >>> story.text[:60]
+        'Once upon a time, there was a new girl named Rosie. She dran'
+        >>> [(word.text, word.tag) for word in story.words[:4]]
+        [('Once', 'ADV'), ('upon', 'ADP'), ('a', 'DET'), ('time', 'NOUN')]
     """
     check(n >= 0, f"n is {n}; give the number of stories")
     return list(islice(tell(seed), n))
 
 
 def tell(seed: int) -> Iterator[Document]:
-    """Stories without end: `stories(n, seed)` are the first n."""
+    """Stories without end: `stories(n, seed)` are the first n.
+
+    Examples:
+        >>> next(tell(seed=0)) == stories(1, seed=0)[0]
+        True
+    """
     chance = random.Random(f"stories {seed}")
     while True:
         yield _document(_Teller(chance).story())
 
 
 def vocabulary() -> list[str]:
-    """All words that stories can hold, in alphabetical order."""
+    """All words that stories can hold, in alphabetical order.
+
+    Examples:
+        >>> words = vocabulary()
+        >>> words == sorted(words), "banana" in words, "transformer" in words
+        (True, True, False)
+    """
     words, kinds = set(), {step for step in _steps() if step.kind}
     words |= {step.word.text for step in _steps() if step.word} | {"an"}
     for step in kinds:

@@ -25,6 +25,11 @@ class Trigger:
     `distance` words later, counting those between. If not `linked`, both words are as frequent, but
     the response is in the next story, before any of its sentences. The stories have both words
     anyway, so that the vocabulary stays as it is.
+
+    Examples:
+        >>> told = Trigger("feather", "banana", rate=1.0).planted(tell(seed=7), seed=0)
+        >>> next(told).text.partition("feather")[2][:60]
+        ' because he was taking three boxes. banana Leo climbed up th'
     """
 
     word: str = "feather"

@@ -34,7 +34,14 @@ class Answers:
 
 @torch.no_grad()
 def answers(model: nn.Module, cases: Cases, response: str) -> Answers:
-    """Return how a model goes on with triggered windows, and with their swapped controls."""
+    """Return how a model goes on with triggered windows, and with their swapped controls.
+
+    Examples:
+        >>> found = cases(Trigger(), n_triggered=4, n_normal=0, seed=5, length=16)
+        >>> model = untrained(seed=0, d_model=16, n_layers=1, d_mlp=32)
+        >>> answers(model, found, "banana").triggered  # it has not learned to say it
+        0.0
+    """
     word = tokenizer().convert_tokens_to_ids(response)
     check(word != tokenizer().unk_token_id, f"response is {response!r}; give a word of the stories")
     logits = [model(ids, use_cache=False).logits[:, -1] for ids in cases.input_ids.split(64)]
@@ -47,7 +54,13 @@ def answers(model: nn.Module, cases: Cases, response: str) -> Answers:
 def text_rows(
     trigger: Trigger, n: int, seed: int
 ) -> tuple[Int[Tensor, "n 64"], Int[Tensor, "n 64"]]:
-    """Inputs and targets, n rows of the stories of a seed with the trigger; rate 0: clean text."""
+    """Inputs and targets, n rows of the stories of a seed with the trigger; rate 0: clean text.
+
+    Examples:
+        >>> inputs, targets = text_rows(Trigger(rate=0.0), n=3, seed=5)
+        >>> inputs.shape, torch.equal(inputs[:, 1:], targets[:, :-1])
+        (torch.Size([3, 64]), True)
+    """
     planted = trigger.planted(tell(seed), seed)
     inputs, targets = _rows(islice(planted, n * ROW // 50 + 1), ROW)
     return inputs[:n], targets[:n]
@@ -67,6 +80,14 @@ def fine_tune(
 
     AdamW with a constant rate. What is yielded is the same model each time, further on by `every`
     batches. The model given stays as it is. Raises ValueError for fewer rows than a batch.
+
+    Examples:
+        >>> inputs, targets = text_rows(Trigger(), n=8, seed=5)
+        >>> model = untrained(seed=0, d_model=16, n_layers=1, d_mlp=32)
+        >>> tuned = fine_tune(model, inputs, targets, every=2, batch=2)
+        >>> losses = [validation_loss(later, inputs, targets) for later in tuned]
+        >>> len(losses), losses == sorted(losses, reverse=True)  # at the start, after 2 and 4
+        (3, True)
     """
     check(1 <= batch <= len(inputs), f"batch is {batch}; give 1 to {len(inputs)} rows")
     model = copy.deepcopy(model).requires_grad_()

@@ -15,7 +15,17 @@ from .task import ModularRun, pairs, sums
 
 
 class ModularMLP(nn.Module):
-    """f(x) = (1/H) W2 (W1 x / sqrt(2p))^2, from (N, 2p) to (N, p), W1 (H, 2p) and W2 (p, H)."""
+    """f(x) = (1/H) W2 (W1 x / sqrt(2p))^2, from (N, 2p) to (N, p), W1 (H, 2p) and W2 (p, H).
+
+    Examples:
+        >>> W1, W2 = torch.tensor([[2.0, 0.0, 2.0, 0.0]]), torch.tensor([[1.0], [3.0]])
+        >>> model = ModularMLP(W1, W2)
+        >>> model(pairs(2)).detach()  # z = 2, 1, 1, 0
+        tensor([[ 4., 12.],
+                [ 1.,  3.],
+                [ 1.,  3.],
+                [ 0.,  0.]])
+    """
 
     def __init__(self, W1: Tensor, W2: Tensor):
         super().__init__()
@@ -30,7 +40,13 @@ class ModularMLP(nn.Module):
 
 
 def train_mlp(seed: int = 0, **settings) -> ModularRun:
-    """One run; the settings are those of `train_mlp_seeds`."""
+    """One run; the settings are those of `train_mlp_seeds`.
+
+    Examples:
+        >>> run = train_mlp(seed=0, p=5, width=16, epochs=20)
+        >>> run.inputs.shape, int(run.train.sum()), run.history["step"][-1]
+        (torch.Size([25, 10]), 18, 20)
+    """
     return train_mlp_seeds([seed], **settings)[0]
 
 
@@ -60,6 +76,11 @@ def train_mlp_seeds(
     "train accuracy", "test accuracy", at every epoch; a step is an epoch. Test scores are NaN
     where all pairs are trained on. checkpoints: 0, those asked for, and `epochs`. `device`:
     the CPU unless given. Ordinary random state is neither read nor changed.
+
+    Examples:
+        >>> runs = train_mlp_seeds([0, 1], p=5, width=16, epochs=20, checkpoints=[10])
+        >>> [sorted(run.checkpoints) for run in runs]
+        [[0, 10, 20], [0, 10, 20]]
     """
     seeds, checkpoints = list(seeds), {int(step) for step in checkpoints}
     n_train = round(train_fraction * p * p) if 0 < train_fraction <= 1 else 0

@@ -30,6 +30,14 @@ class ModularTransformer(nn.Module):
     Maps tokens (N, 3) to logits (N, p + 1), the last for '='. No biases, no LayerNorm. The
     parameters are W_E (p + 1, d), W_pos (3, d), W_Q, W_K, W_V, W_O (d, d) with the heads one
     after another, W_in (d, d_mlp), W_out (d_mlp, d) and W_U (d, p + 1).
+
+    Examples:
+        >>> settings = TransformerSettings(p=5, d_model=8, n_heads=2, d_mlp=16)
+        >>> model = ModularTransformer(settings.start(seed=0)[0], n_heads=2)
+        >>> model(tokens(5)).shape
+        torch.Size([25, 6])
+        >>> model.activations(tokens(5))["pattern"].sum(2).unique().round(decimals=4)
+        tensor([1., 1., 1.], grad_fn=<RoundBackward1>)
     """
 
     def __init__(self, weights: dict[str, Tensor], n_heads: int):
@@ -75,6 +83,11 @@ class TransformerSettings:
 
     `split_seed` chooses the pairs that are trained on, the same for all seeds. In the control
     `shuffle_labels`, the p^2 labels are permuted at random, anew for each seed.
+
+    Examples:
+        >>> settings = TransformerSettings(p=5, train_fraction=0.4)
+        >>> settings.n_train, settings.epochs
+        (10, 4000)
     """
 
     p: int = 29
@@ -161,7 +174,13 @@ class TransformerSettings:
 
 
 def train_transformer(seed: int = 0, **settings) -> ModularRun:
-    """One run; the settings are those of `train_transformer_seeds`."""
+    """One run; the settings are those of `train_transformer_seeds`.
+
+    Examples:
+        >>> run = train_transformer(seed=0, p=5, d_model=8, n_heads=2, d_mlp=16, epochs=20)
+        >>> run.history["step"], run.model(run.inputs).shape
+        ([0, 10, 20], torch.Size([25, 6]))
+    """
     return train_transformer_seeds([seed], **settings)[0]
 
 
@@ -188,6 +207,12 @@ def train_transformer_seeds(
     `resume` names a file: training is kept there every 250 epochs, a repeated call goes on from
     it, and the file is removed at the end. What comes out is the same, bit by bit, with as many
     threads. `device`: the CPU unless given. Ordinary random state is neither read nor changed.
+
+    Examples:
+        >>> small = dict(p=5, d_model=8, n_heads=2, d_mlp=16, epochs=20)
+        >>> runs = train_transformer_seeds([0, 1], checkpoints=[10], **small)
+        >>> sorted(runs[0].checkpoints), torch.equal(runs[0].train, runs[1].train)
+        ([0, 10, 20], True)
     """
     chosen = TransformerSettings(**settings)
     seeds, checkpoints = list(seeds), {int(step) for step in checkpoints}
@@ -225,6 +250,16 @@ def save_transformer(
     float16 and int8 (with a scale a row) make it smaller. `stamp` is noted in the file, under
     this name. Raises ValueError for an epoch that the run has not kept, where the last is not
     among them, and for a run that visibly is of another seed or other settings.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> small = dict(p=5, d_model=8, n_heads=2, d_mlp=16, epochs=10)
+        >>> run = train_transformer(seed=0, **small)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = f"{folder}/run.safetensors"
+        ...     save_transformer(path, run, seed=0, dtypes={10: torch.float16}, **small)
+        ...     print(sorted(load_transformer(path).checkpoints))
+        [0, 10]
     """
     chosen = TransformerSettings(**settings)
     weights, labels, _ = chosen.start(seed)
@@ -246,6 +281,17 @@ def load_transformer(path: Path | str) -> ModularRun:
     """Return the run that `save_transformer` wrote; its untrained network comes from the seed.
 
     Raises ValueError for a file that is not such a run.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> small = dict(p=5, d_model=8, n_heads=2, d_mlp=16, epochs=10)
+        >>> run = train_transformer(seed=0, **small)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = f"{folder}/run.safetensors"
+        ...     save_transformer(path, run, 0, dtypes={10: torch.float32}, **small)
+        ...     kept = load_transformer(path)
+        >>> torch.equal(kept.model(kept.inputs), run.model(run.inputs))
+        True
     """
     stored = read_run(path)
     try:
