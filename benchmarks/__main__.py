@@ -4,8 +4,9 @@ Each contender runs in a process of its own: it warms up on a small case (neural
 environment of its own, on the same case, to compile), then the median of its runs counts (fewer
 than asked for once they have taken 10 s together). CPU time adds up the threads: on one thread,
 where it is less than the time, other programs had the core. Memory is the peak beyond inputs and
-libraries. 'difference' is from the first contender of the section (a, c, d, e), from gram_eigenpairs
-(dense eigh), or of a pair from being an eigenpair (gram_eigenpairs). The exit code is 1 where
+libraries. 'difference' is from the first contender of the section (a, c, d, e), from gradients in
+float64 (f), from gram_eigenpairs (dense eigh), or of a pair from being an eigenpair
+(gram_eigenpairs). The exit code is 1 where
 contenders disagree; a missed target is reported.
 """
 
@@ -16,10 +17,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import lanczos, language, mlp, report, spectrum, transformer
+from . import growth, lanczos, language, mlp, report, spectrum, transformer
 from .measure import measuring
 
-MODULES = {module.KEY: module for module in (mlp, spectrum, lanczos, transformer, language)}
+MODULES = {module.KEY: module for module in (mlp, spectrum, lanczos, transformer, language, growth)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +67,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--only", nargs="+", choices=list(MODULES), default=list(MODULES),
         help="a: kernels of an MLP; b: spectrum of TMS; c: matrix-free eigenpairs; "
-        "d: kernels and training of a Transformer; e: logit kernels of language models",
+        "d: kernels and training of a Transformer; e: logit kernels of language models; "
+        "f: growth with points, outputs, parameters and positions",
     )  # fmt: skip
     add("--threads", type=_positive, help="default: 1, all cores for b")
     add("--repeats", type=_positive, default=5, help="runs of each contender (default: 5)")

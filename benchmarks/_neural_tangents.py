@@ -1,12 +1,13 @@
-"""The kernels of (a) by neural-tangents, run by the interpreter of `.venv-jax`: no torch here.
+"""Kernels by neural-tangents, run by the interpreter of `.venv-jax`: no torch here.
 
     python -m benchmarks._neural_tangents IN.npz OUT.npz THREADS REPEATS
 
-IN holds W1, W2 and x, OUT gets the class-averaged kernels; what they took and the versions are
-printed as JSON. Without arguments it prints the versions only.
+IN holds the name of a network, its parameters as PyTorch stores them, and the points x. OUT gets
+class-averaged kernels: of each tensor of the network of (a), of all together for those of (f). What
+they took and the versions are printed as JSON. Without arguments it prints the versions only.
 
-Of the three implementations of neural-tangents, structured derivatives are the fastest for this
-network, by far: Jacobian contraction takes half a minute, and NTK-vector products crash, most
+Of the three implementations of neural-tangents, structured derivatives are the fastest for the
+network of (a), by far: Jacobian contraction takes half a minute, and NTK-vector products crash, most
 likely for want of memory. Structured derivatives fail from jax 0.4.26 on, hence the pinned versions.
 """
 
@@ -16,8 +17,42 @@ import json
 import os
 import sys
 from types import ModuleType
+from typing import Any
 
 from .clock import timed
+
+Weights = dict[str, Any]  # a linear map as its transpose: what follows is x @ W
+
+
+def quadratic(weights: Weights, x: Any) -> Any:
+    """The network of (a)."""
+    inputs, width = weights["W1"].shape
+    return (x @ weights["W1"] / inputs**0.5) ** 2 @ weights["W2"] / width
+
+
+def mlp(weights: Weights, x: Any) -> Any:
+    """`growth.mlp`."""
+    from jax.numpy import tanh
+
+    for layer in "024":
+        x = tanh(x) if layer > "0" else x
+        x = x @ weights[f"{layer}.weight"] + weights[f"{layer}.bias"]
+    return x
+
+
+def block(weights: Weights, x: Any) -> Any:
+    """`growth.Block`."""
+    from jax.nn import softmax
+    from jax.numpy import tanh
+
+    W = {name.removesuffix(".weight"): value for name, value in weights.items()}
+    q, k, v = x @ W["query"], x @ W["key"], x @ W["value"]
+    x = x + softmax(q @ k.swapaxes(-1, -2) / k.shape[-1] ** 0.5) @ v @ W["out"]
+    x = x + tanh(x @ W["up"]) @ W["down"]
+    return x.mean(-2) @ W["read"]
+
+
+NETWORKS = {f.__name__: f for f in (quadratic, mlp, block)}
 
 
 def main(inputs: str = "", outputs: str = "", threads: str = "1", repeats: str = "1") -> None:
@@ -31,26 +66,23 @@ def main(inputs: str = "", outputs: str = "", threads: str = "1", repeats: str =
 
     report = {"versions": {"neural-tangents": nt.__version__, "jax": jax.__version__}}
     if inputs:
-        stored = np.load(inputs)
+        stored = dict(np.load(inputs))
+        x, network = jax.numpy.asarray(stored.pop("x")), str(stored.pop("network"))
         # Each layer as x @ W: a transpose between W and its product hides the structure, and the
-        # structured derivatives of W1 then take a hundred times as long.
-        weights = {name: jax.numpy.asarray(stored[name].T) for name in ("W1", "W2")}
-        x = jax.numpy.asarray(stored["x"])
+        # structured derivatives of W1 in (a) then take a hundred times as long.
+        weights = {name: jax.numpy.asarray(value.T) for name, value in stored.items()}
+        parts = {name: [name] for name in weights} if network == "quadratic" else {"K": weights}
 
-        def f(weights: dict, x: jax.Array) -> jax.Array:
-            inputs, width = weights["W1"].shape
-            return (x @ weights["W1"] / inputs**0.5) ** 2 @ weights["W2"] / width
-
-        def kernel(weights: dict, x: jax.Array, name: str) -> jax.Array:
+        def kernel(weights: Weights, x: jax.Array, names: list[str]) -> jax.Array:
             # The trace over classes is divided by their number: the class-averaged kernel.
             ntk = nt.empirical_ntk_fn(
-                lambda W, x: f(weights | {name: W}, x),
+                lambda some, x: NETWORKS[network](weights | some, x),
                 trace_axes=(-1,), vmap_axes=0,
                 implementation=nt.NtkImplementation.STRUCTURED_DERIVATIVES,
             )  # fmt: skip
-            return ntk(x, None, weights[name])
+            return ntk(x, None, {name: weights[name] for name in names})
 
-        kernels = jax.jit(lambda weights, x: {name: kernel(weights, x, name) for name in weights})
+        kernels = jax.jit(lambda w, x: {key: kernel(w, x, names) for key, names in parts.items()})
         jax.block_until_ready(kernels(weights, x))  # compiles
         took = timed(lambda: jax.block_until_ready(kernels(weights, x)), int(repeats))
         np.savez(outputs, **{name: np.asarray(K) for name, K in took.answer.items()})

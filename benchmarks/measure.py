@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ class Contender:
     """One way to an answer. Its functions are at the top of a module, so that they pickle.
 
     `prepare(**size)` makes the inputs, `solve(inputs)` is what is timed, and
-    `facts(inputs, answer)` says afterwards what there is to compare. It warms up on `small`.
+    `facts(inputs, answer)` says afterwards what there is to compare. It warms up on `small`. With
+    `device` "cuda" in `size`, the memory is the GPU's, and the answer must lie on the CPU.
     """
 
     name: str
@@ -79,7 +80,13 @@ class Outcome:
         return statistics.median(self.cpu)
 
 
-Measure = Callable[[Contender | Worker], Outcome]
+class Measure(Protocol):
+    """Measures a contender in another process.
+
+    `again`: in the one that measured the contender before it, which spares the start.
+    """
+
+    def __call__(self, contender: Contender | Worker, *, again: bool = False) -> Outcome: ...
 
 
 @contextmanager
@@ -91,25 +98,27 @@ def measuring(threads: int, repeats: int, *, fresh: bool = True) -> Iterator[Mea
     """
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))  # read by BLAS at import
-    shared = None if fresh else _process()
+    process: ProcessPoolExecutor | None = None
 
-    def measure(contender: Contender | Worker) -> Outcome:
+    def measure(contender: Contender | Worker, *, again: bool = False) -> Outcome:
+        nonlocal process
         print(f"  measuring: {contender.name} ...", file=sys.stderr, flush=True)
         if isinstance(contender, Worker):
             return _measure_worker(contender, threads, repeats)
-        with nullcontext(shared) if shared is not None else _process() as process:
-            try:
-                return process.submit(_measure, contender, threads, repeats).result()
-            except BrokenProcessPool:
-                raise SystemExit(
-                    f"{contender.name}: killed, most likely for want of memory"
-                ) from None
+        if process is not None and fresh and not again:
+            process.shutdown()
+            process = None
+        process = process or ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        try:
+            return process.submit(_measure, contender, threads, repeats).result()
+        except BrokenProcessPool:
+            raise SystemExit(f"{contender.name}: killed, most likely for want of memory") from None
 
     try:
         yield measure
     finally:
-        if shared is not None:
-            shared.shutdown()
+        if process is not None:
+            process.shutdown()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
@@ -122,16 +131,17 @@ def difference(values: Any, reference: Any) -> float:
     return float(abs(values - reference).max() / abs(reference).max())
 
 
-def _process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-
-
 def _measure(contender: Contender, threads: int, repeats: int) -> Outcome:
     torch.set_num_threads(threads)
     contender.solve(contender.prepare(**contender.small))
     inputs = contender.prepare(**contender.size)
+    on_gpu = contender.size.get("device") == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
     took = timed(lambda: contender.solve(inputs), repeats)
-    return Outcome(took.runs, took.cpu, took.peak_mb, contender.facts(inputs, took.answer))
+    peak_mb = (torch.cuda.max_memory_allocated() - held) / 1e6 if on_gpu else took.peak_mb
+    return Outcome(took.runs, took.cpu, peak_mb, contender.facts(inputs, took.answer))
 
 
 def _measure_worker(worker: Worker, threads: int, repeats: int) -> Outcome:

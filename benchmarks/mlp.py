@@ -84,14 +84,24 @@ def contenders(smoke: bool = False) -> list[Contender]:
 
 def neural_tangents(smoke: bool = False) -> Worker | None:
     """The same by neural-tangents, which needs an old jax; None without its environment."""
-    if not (JAX / ".ready").exists():
-        reason = f"no {JAX.name}; `make bench` makes it, and {JAX.name}/log says why it could not"
-        print(f"  left out: neural-tangents ({reason})", file=sys.stderr)
-        return None
-    at = problem(**(SMOKE if smoke else SIZE))
+    return jax_worker(problem(**(SMOKE if smoke else SIZE))) if has_jax() else None
+
+
+def has_jax() -> bool:
+    """Whether there is an environment with neural-tangents; one line says so where there is none."""
+    if there := (JAX / ".ready").exists():
+        return there
+    reason = f"no {JAX.name}; `make bench` makes it, and {JAX.name}/log says why it could not"
+    print(f"  left out: neural-tangents ({reason})", file=sys.stderr)
+    return False
+
+
+def jax_worker(at: Problem, network: str = "quadratic", name: str = "neural-tangents") -> Worker:
+    """The kernel of a problem by neural-tangents; the worker knows the network by its name."""
     inputs = dict(at.model.named_parameters()) | {"x": at.x}
     arrays = {name: value.detach().numpy() for name, value in inputs.items()}
-    return Worker("neural-tangents", JAX / "bin" / "python", "benchmarks._neural_tangents", arrays)
+    arrays |= {"network": np.array(network)}
+    return Worker(name, JAX / "bin" / "python", "benchmarks._neural_tangents", arrays)
 
 
 def run(measure: Measure, threads: int, *, smoke: bool = False, **_: bool) -> list[Section]:

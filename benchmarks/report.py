@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+_ROOT = Path(__file__).parents[1]
+_CPUS = Path("/proc/cpuinfo")
 HEADER = ("contender", "runs", "time s", "cpu s", "peak MB", "speed-up", "difference", "")
 
 
@@ -19,7 +24,8 @@ HEADER = ("contender", "runs", "time s", "cpu s", "peak MB", "speed-up", "differ
 class Row:
     """One contender. `difference` is None where nothing was there to compare with.
 
-    A difference above `tolerance` is a disagreement; without a tolerance it is only shown.
+    A difference above `tolerance` is a disagreement; without a tolerance it is only shown. `size`
+    is what a growth is measured against.
     """
 
     name: str
@@ -31,6 +37,8 @@ class Row:
     difference: float | None = None
     tolerance: float | None = None
     note: str = ""
+    device: str = "cpu"
+    size: int | None = None
 
     @property
     def agrees(self) -> bool:
@@ -50,6 +58,23 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """The powers of a size that a contender's time and memory follow, fitted and counted.
+
+    None where too little was measured. `stopped_after`: the size at which it took too much.
+    """
+
+    name: str
+    device: str
+    symbol: str
+    time: float | None
+    time_counted: float | None
+    memory: float | None
+    memory_counted: float | None
+    stopped_after: int | None
+
+
+@dataclass(frozen=True)
 class Section:
     """Contenders for one and the same answer; `versions` of what runs in other environments."""
 
@@ -59,6 +84,7 @@ class Section:
     rows: list[Row]
     targets: list[Target]
     versions: dict[str, str] = field(default_factory=dict)
+    growth: list[Growth] = field(default_factory=list)
 
     @property
     def disagreements(self) -> list[str]:
@@ -73,6 +99,7 @@ def table(section: Section) -> str:
     plural = "s" if section.threads > 1 else ""
     lines = [f"({section.key}) {section.title}; {section.threads} thread{plural}"]
     lines += ["  " + _aligned(row, widths) for row in cells]
+    lines += map(_growth, section.growth)
     lines += [f"  target: {t.text}: {t.measured} -> {_VERDICT[t.met]}" for t in section.targets]
     return "\n".join(lines)
 
@@ -85,9 +112,14 @@ def cores() -> int:
 
 def machine() -> dict[str, Any]:
     """Where and when: nothing that names the machine or its user."""
-    packages = ("torch", "numpy", "scipy", "entk-helpers")
+    packages = (
+        "torch", "numpy", "scipy", "transformers", "curvlinops-for-pytorch", "entk-helpers"
+    )  # fmt: skip
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tree": _tree(),
+        "processor": _processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": cores(),
         "load": round(os.getloadavg()[0], 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -99,7 +131,7 @@ def machine_line(where: dict[str, Any]) -> str:
     """One line of it, for the table."""
     versions = ", ".join(f"{name} {value}" for name, value in where["versions"].items())
     return (
-        f"{where['cores']} cores ({where['system']}), load {where['load']} at the start "
+        f"{where['cores']} cores ({where['processor']}, {where['system']}), load {where['load']} at the start "
         f"(with other programs at work, times are too long); {versions}; {where['date']}"
     )
 
@@ -109,7 +141,8 @@ def save(path: Path, where: dict[str, Any], settings: dict, sections: Sequence[S
     versions = where["versions"] | {n: v for s in sections for n, v in s.versions.items()}
     where = where | {"versions": versions}
     content = where | {"settings": settings, "sections": [asdict(s) for s in sections]}
-    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(path)
 
@@ -117,10 +150,26 @@ def save(path: Path, where: dict[str, Any], settings: dict, sections: Sequence[S
 _VERDICT = {True: "met", False: "MISSED", None: "not judged at this size"}
 
 
+def _growth(of: Growth) -> str:
+    powers = {"time": (of.time, of.time_counted), "memory": (of.memory, of.memory_counted)}
+    parts = [
+        f"{what} {of.symbol}^{fitted:.2f} (by count {of.symbol}^{counted:.2f})"
+        for what, (fitted, counted) in powers.items()
+        if fitted is not None
+    ]
+    if of.stopped_after is not None:
+        parts.append(f"stopped after {of.symbol} = {of.stopped_after:,}")
+    return f"  growth of {_on(of.name, of.device)}: {', '.join(parts) or 'too little to be fitted'}"
+
+
+def _on(name: str, device: str) -> str:
+    return name if device == "cpu" else f"{name} ({device})"
+
+
 def _cells(row: Row) -> tuple[str, ...]:
     wrong = "" if row.agrees else "DISAGREES "
     return (
-        row.name,
+        _on(row.name, row.device),
         str(row.runs or "-"),
         _digits(row.seconds),
         _digits(row.cpu_seconds),
@@ -141,6 +190,31 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     first, *middle, last = row
     padded = [c.rjust(w) for c, w in zip(middle, widths[1:-1], strict=True)]
     return "  ".join([first.ljust(widths[0]), *padded, last]).rstrip()
+
+
+def _processor() -> str:
+    """The model, where the system tells it."""
+    lines = _CPUS.read_text().splitlines() if _CPUS.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or "unknown"
+
+
+def _tree() -> str:
+    """Git's name of the package as it is measured, with "+" where files differ from it.
+
+    It stays the same where commits are put together, and `git ls-tree HEAD` shows today's.
+    """
+    git = ["git", "-C", str(_ROOT)]
+    try:
+        head = [*git, "rev-parse", "--short=12", "HEAD:entk_helpers"]
+        changed = [*git, "status", "--porcelain", "entk_helpers"]
+        found = [
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            for command in (head, changed)
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found[0] + "+" * bool(found[1])
 
 
 def _version(package: str) -> str:
