@@ -323,7 +323,7 @@ def _text(notebook: Any) -> str:
 def _write(path: Path, text: str) -> None:
     """Replace a file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
@@ -442,7 +442,7 @@ def check_book(root: Path = ROOT) -> Iterator[str]:
             name = settings.get("figure", {}).get("name")
             if name and names.setdefault(name, chapter.name) != chapter.name:
                 yield f"{chapter.name}: figure name {name!r} is taken by {names[name]}"
-    for page in sorted((root / "book").glob("*.md")):
+    for page in sorted((root / "book").rglob("*.md")):
         yield from (f"{page.name}: {f}" for f in check_markdown(page.read_text(encoding="utf-8")))
     known = {chapter.name for chapter in chapters}
     for suffix, folder in ((".ipynb", "notebooks"), (".json", "book/claims")):
