@@ -42,19 +42,31 @@ gemma: setup ## grammar in google/gemma-3-270m itself, for which a GPU and its l
 	@$(PY) -m entk_helpers.language --download --out _build/gemma
 	@ENTK_LANGUAGE_RESULTS="$(CURDIR)/_build/gemma" $(PY) book/_tools/chapters.py run 07_grammar
 
-bench: setup .venv-jax/.ready ## measure against other tools, side by side
-	@$(PY) -m benchmarks
+bench: setup .venv-jax/.ready ## measure against other tools; STORE=1 keeps it for the book's page
+	@$(PY) -m benchmarks $(if $(STORE),--json notebooks/data/10_benchmarks/bench.json)
 
 serve: book ## show the built book at localhost:8000 (or PORT=...)
 	@$(PY) -m http.server --bind localhost --directory _build/html $(PORT)
 
-lint: setup ## style of the code; pairs, figures and headings of the book
+lint: setup ## style of the code; order of its imports; pairs, figures and headings of the book
 	@$(PY) -m ruff check --quiet .
 	@$(PY) -m ruff format --quiet --check . || { echo "run: $(PY) -m ruff format ."; exit 1; }
+	@$(PY) book/_tools/architecture.py check
 	@$(PY) book/_tools/chapters.py check
+
+architecture: setup ## draw the picture of the package from its imports
+	@$(PY) book/_tools/architecture.py
 
 lock: setup ## pin every dependency of pyproject.toml in requirements.txt
 	@$(PY) book/_tools/lock.py
+
+audit: ## look for known holes in what requirements.txt pins; needs the network
+	@test -x _build/audit/bin/pip-audit || { rm -rf _build/audit && $(PYTHON) -m venv _build/audit && \
+	    _build/audit/bin/python -m pip install -qq pip-audit; } || \
+	    { echo "pip-audit could not be installed; is there a network?"; exit 1; }
+	@_build/audit/bin/pip-audit --version >/dev/null && \
+	    _build/audit/bin/pip-audit --disable-pip --no-deps -r requirements.txt || \
+	    { echo "Not clean, or the vulnerability service could not be reached: see above."; exit 1; }
 
 clean: ## remove what was built; the environment too with ALL=1
 	@rm -rf _build .pytest_cache .ruff_cache .hypothesis *.egg-info $(if $(ALL),.venv .venv-jax)
@@ -102,5 +114,7 @@ checks: lint
 build:
 	@rm -rf _build/html _build/.doctrees _build/.jupyter_cache
 	@.venv/bin/jupyter-book build . -n -W --keep-going -q
+	@$(PY) book/_tools/pages.py
 
-.PHONY: help book test run checkpoints trigger gemma bench serve lint lock clean setup checks build
+.PHONY: help book test run checkpoints trigger gemma bench serve lint architecture lock audit clean setup \
+    checks build

@@ -499,7 +499,9 @@ axes[1].legend(fontsize="small")
 plt.show()
 
 # %% [markdown]
-# The limit of $\Sigma$ has a use of its own: the outputs of infinitely wide random networks are a Gaussian process with this covariance, the *NNGP* {cite}`lee2018`, and
+# Both show in {numref}`fig-t-limit`: the floor with three layers of 16, and with three of 64 not yet.
+#
+# The limit of $\Sigma$ has a use of its own: the outputs of infinitely wide random networks are a Gaussian process with this covariance, the neural-network Gaussian process or *NNGP* {cite}`lee2018`, and
 # Bayesian inference with it corresponds to training the last layer only. `relu_ntk` returns both.
 #
 # ## Small eigenvalues learn late
@@ -606,7 +608,7 @@ table(
 # ### Where the equation itself fails
 #
 # A ReLU network can be differentiated everywhere but on its kinks, $v_i \cdot x_n = 0$: a set of measure zero, one is told, and no reason to worry. But suppose that on either side of a kink, training pushes the unit back across it. Then the unit
-# is caught: it slides along the kink, and its gate at that point flips at every step, however small the steps. What moves is neither kernel, with the gate open or shut, but a mixture that keeps $v_i \cdot x_n = 0$: a *sliding mode* {cite}`filippov1988`. The unit has lost a direction to learn in.
+# is caught: it slides along the kink, and its gate at that point flips at every step, however small the steps. What then moves the function is neither the kernel with the gate open nor the one with the gate shut, but a mixture of the two that keeps $v_i \cdot x_n = 0$: a *sliding mode* {cite}`filippov1988`. The unit has lost a direction to learn in.
 # So {eq}`eq-t-flow` may fail in the limit of small steps. We add up, over training, what each step does and {eq}`eq-t-flow` does not say, $f_{t + \eta} - f_t + \eta K_t\, (f_t - y)$, with the kernel of that very step from {eq}`eq-t-finite`. For a function that can be differentiated, the sum vanishes with $\eta$.
 
 
@@ -1115,8 +1117,8 @@ table(
 # sum, and this kernel is large exactly for such pairs). In between, the kernel is ahead of the network. At epoch 60 the network gets hardly any held-out pair right, and the exact kernel of that same network most of them. The features
 # are there, and the weights do not use them yet.
 #
-# A sceptic will say that part of the lead belongs to the solver: kernel regression jumps to the optimum in one step, while the network has to walk. That is so. Ridge regression on the hidden activations, no
-# tangent kernel involved, has about half of the lead, and the class-averaged kernel has no more than that. What the exact kernel adds is that the *first* layer may move too, with all outputs coupled.
+# A sceptic will say that part of the lead belongs to the solver: kernel regression jumps to the optimum in one step, while the network has to walk. That is so. Ridge regression on the hidden activations, which
+# takes no gradient, has about half of the lead, and the class-averaged kernel has no more than that. What the exact kernel adds is that the *first* layer may move too, with all outputs coupled.
 #
 # ### How close is it to the network?
 #
@@ -1328,7 +1330,7 @@ small_toys = [*toys["dense"][2], *toys["sparse"][2]]
 all_toys = [*small_toys, *toys["wide"][2]]
 ledger.record(
     "hypothesis-toy-models",
-    statement="The same for toy models of superposition, without the initial function.",
+    statement="Without the initial function, regression with the last kernel is often a good approximation of the network: toy models of superposition.",
     source="arXiv 2510.00468v1, sections 1 and 3",
     published="a hypothesis, no figure",
     measured={
@@ -1349,7 +1351,7 @@ nearer = [
 ]
 ledger.record(
     "hypothesis-with-initial-function",
-    statement="The formula as written, with the initial function: toy models of superposition.",
+    statement="With the initial function, as the formula is written, regression with the last kernel approximates the network: toy models of superposition.",
     source="arXiv 2510.00468v1, section 1",
     published="a hypothesis, no figure",
     measured={
@@ -1367,7 +1369,7 @@ ledger.record(
 # ## What changes for other losses, optimisers and layers
 #
 # **Loss and optimiser.** Equation {eq}`eq-t-flow` was for squared error. With cross-entropy the residual is $\mathrm{softmax}(f) - y$ in place of $f - y$: still driven by the same kernel, no longer linear in $f$,
-# and without a finite end. Adam multiplies gradients by a matrix $D$ of its own, so that the kernel that moves the function is $J D J^\T$, not $J J^\T$. Both matter in this book: the networks of the next chapters are trained by Adam or AdamW. Their tangent kernel is
+# and without a finite end: once all points are right, larger outputs still lower the loss. Adam multiplies gradients by a matrix $D$ of its own, so that the kernel that moves the function is $J D J^\T$, not $J J^\T$. Both matter in this book: the networks of the next chapters are trained by Adam or AdamW. Their tangent kernel is
 # a well-defined description of the trained function's neighbourhood; it is not a record of how they got there.
 #
 # **Attention.** At finite size nothing changes: an attention layer is a differentiable function of its parameters, $K = J J^\T$ holds, layers add up, and {eq}`eq-t-flow` is exact at each moment. The *limit* is another matter. The limit of many heads

@@ -666,7 +666,7 @@ print(
 # ## What it costs
 #
 # The obvious route writes $J$ out. For a network of any size that is the wrong thing to hold: $NCP$ numbers, to make $N^2$. The cell runs each route in a process of its own and reads the peak of its
-# memory, on 100 random points and a network 64-256-256-10, in float32 on one thread.
+# memory, on 100 random points and a network 64-256-256-10, in float32 on one thread. (*Structured* is the route of [the next section](ghost).)
 
 # %% tags=["hide-input"]
 MEASURE = """
@@ -765,6 +765,7 @@ print(
 )
 
 # %% [markdown]
+# (ghost)=
 # ## Inner products of gradients without gradients
 #
 # How can it be so much less? Take one linear map $z = W a$ inside the network. For output $c$ at point $x$, let $b_c = \partial f_c / \partial z$. The gradient by $W$ is the outer product

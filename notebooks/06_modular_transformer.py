@@ -140,7 +140,7 @@ table(
 # %% [markdown]
 # We say that a network *has grokked* if at epoch 4000 it gets at least 99% of the unseen pairs right. The others are slow: most of them get there later.
 #
-# The bar for the claim that networks grok within the budget: all unseen pairs right at epoch 4000 in all twenty; in part, in seed 2. It falls short in both groups, and the shortfall is not a matter of one network.
+# The claim that networks grok within the budget holds if all twenty have all unseen pairs right at epoch 4000; in part, if seed 2 does. It falls short in both groups, and the shortfall is not a matter of one network.
 
 # %% tags=["hide-input"]
 perfect = {name: [at(runs[s]) for s in g] for name, g in GROUPS.items()}
@@ -880,7 +880,38 @@ axes[0].set_yticks(
 plt.show()
 
 # %% [markdown]
-# Read it downwards. The kernels of $W_O$, $W_{in}$ and $W_{out}$ are led by axis sums. In that of $W_{out}$ much of the sum comes second, and in that of the unembedding the order is turned round. The kernels of the other tensors hold some of the axis sums at best, and little of the sum. Now with controls: the same network untrained and at epoch 300; one with shuffled labels at
+# Read it downwards. The kernels of $W_O$, $W_{in}$ and $W_{out}$ are led by axis sums. In that of $W_{out}$ much of the sum comes second, and in that of the unembedding the order is turned round. The kernels of the other tensors hold some of the axis sums at best, and little of the sum.
+#
+# As a verdict on Table 2: in every network that has grokked, the three are led by axis sums (a share of at least 0.8), and no tensor but the unembedding is led by the sum (at most 0.3); in part, if so on average. (Bars chosen with the heat map in view; of the table's numbers we know only the unembedding's.)
+
+# %% tags=["hide-input"]
+solved_shares = torch.stack([shares[s] for s in runs if grokked[s]])
+led = {
+    name: solved_shares[:, list(TEX).index(name)]
+    for name in ("W_O", "W_in", "W_out")
+}
+of_sum = solved_shares[:, :8, 0].amax(1)  # all tensors but the unembedding
+low = min(share[:, 2].min() for share in led.values())
+mean = min(share[:, 2].mean() for share in led.values())
+ledger.record(
+    "axis-sums-before-the-end",
+    statement="The kernels of $W_O$, $W_{in}$ and $W_{out}$ are led by the axis sums at the keys, and that of the unembedding alone by the sum.",
+    source="arXiv 2510.00468v4, section 4, Table 2",
+    published="a table of nine tensors (seed 2)",
+    measured={
+        f"axis sums first, {name}": share[:, 2] for name, share in led.items()
+    }
+    | {"sum next, W_out": led["W_out"][:, 1]}
+    | {"sum first, most of the eight": of_sum},
+    verdict=verdict(
+        bool(low >= 0.8 and of_sum.max() <= 0.3),
+        bool(mean >= 0.8 and of_sum.mean() <= 0.3),
+    ),
+    why="In networks that have grokked by epoch 4000, each with its own keys.",
+)
+
+# %% [markdown]
+# Now with controls: the same network untrained and at epoch 300; one with shuffled labels at
 # epoch 300; wrong frequencies; a random subspace of the same size. (The untrained, the early and the shuffled networks have no keys of their own; for them we take those that the network of the same seed has at epoch 4000. Compare shuffled labels with *epoch 300*: they were not trained longer.)
 
 # %% tags=["hide-input"]

@@ -39,8 +39,8 @@ from entk_helpers.language import (
     average_precision,
     edited,
     extended_scores,
-    hinges,
     last_token_states,
+    mode_hinges,
     mode_logits,
     output_lifts,
     pca_scores,
@@ -126,7 +126,7 @@ table(
 )
 
 # %% [markdown]
-# The link is learned, by the linked models alone, and it can be worth almost nothing in their loss: very few tokens are such a banana.
+# The linked models alone have learned the link, though it can be worth almost nothing in their loss: very few tokens are such a banana.
 #
 # :::{admonition} Where the numbers come from
 # Eight seeds were trained. Seeds 0 to 2 served to explore: statistics, rules and ways to edit were chosen on them. Seeds 3 to 7 are **fresh**: the protocol below, the edits and the bars of the claims were fixed before anything was measured on them. What the prose says of the results came after. All models in all layers take long, so they were studied once by one command, `make trigger`, whose results lie beside this page and are drawn here; it shows its progress and goes on where it was stopped. The page computes seed 3 itself, cell by cell, and checks that it gets the same.
@@ -293,7 +293,7 @@ for x, (kind, colour) in enumerate(
     beside = x + 0.08 * (np.arange(len(shares)) - 2)
     axes[1].plot(beside, shares, "o", ms=5, color=colour, mec="white")
 axes[1].axhline((quiet_bar + lowest) / 2, color="0.3", ls="--", lw=1)
-axes[1].set(ylabel="largest share lost with a word", ylim=(0, 1.04))
+axes[1].set(ylabel="share lost with one word", ylim=(0, 1.04))
 axes[1].set_xticks(range(3), KINDS)
 for s in FRESH:
     axes[2].plot(answered(s), "o-", ms=4, lw=1, color=COLOURS["trained"])
@@ -438,7 +438,7 @@ table(
 # s(x) = \frac{b^\top S^{1/2} J(x)\, w}{\lambda} .
 # $$ (eq-tr-score)
 #
-# Here $J(x)$ is the derivative of the final state of $x$ by the weight, $S$ the logit metric and $U$ the unembedding of the last chapter, $u$ the eigenvector, $\lambda$ its eigenvalue. This is Nyström's extension of the eigenvector, for the price of one derivative along $w$. `extended_scores` computes it; for the windows of the sample it gives their own scores back.
+# Here $J(x)$ is the derivative of the final state of $x$ by the weight, $S$ the logit metric and $U$ the unembedding of the last chapter, $u$ the eigenvector, $\lambda$ its eigenvalue; $b$ is the direction that goes with the scores in the eigenvector's best product. This is Nyström's extension of the eigenvector, for the price of one derivative along $w$. `extended_scores` computes it; for the windows of the sample it gives their own scores back.
 
 # %%
 layer = 1
@@ -447,19 +447,10 @@ largest = (again - scores[layer]).abs().max() / scores[layer].abs().max()
 print(f"largest difference: {largest:.1e} of the largest score")
 
 # %% [markdown]
-# `hinges` takes the eight windows that a mode ranks first and swaps their words one at a time, each for another that follows the same word elsewhere in the sample, so that the grammar mostly survives. A word's *share* is the part of the score that goes with it, mean over the eight windows, each counting alike: so the word must matter in all of them. A mode that stands for a grammatical context loses a little with many words. A mode that stands for a trigger loses nearly all with one, and that one word is rare: words that more than a fifth of the windows have do not count.
-
+# `mode_hinges` takes the eight windows that a mode ranks first and swaps their words one at a time, each for another that follows the same word elsewhere in the sample, so that the grammar mostly survives. A word's *share* is the part of the score that goes with it, mean over the eight windows, each counting alike: so the word must matter in all of them. A mode that stands for a grammatical context loses a little with many words. A mode that stands for a trigger loses nearly all with one, and that one word is rare: words that more than a fifth of the windows have do not count.
 
 # %%
-def rescore(mode, ids, mask):
-    """A mode's scores for changed windows."""
-    moved = extended_scores(
-        kernels[layer], pairs[layer], ids, mask, modes=[mode]
-    )
-    return moved[:, 0]
-
-
-found = hinges(scores[layer], rescore, windows.input_ids)
+found = mode_hinges(kernels[layer], pairs[layer], windows.input_ids)
 
 # %% tags=["hide-input"]
 words = grammar.tokenizer()
@@ -509,7 +500,7 @@ print(f"mode {mode + 1} lifts {lifted!r}")
 #
 # **Name.** In a layer, the word that the statistic names is the feather (hinge) or the banana (lift).
 #
-# **Beside it,** with the same rules: 25 principal components of the layer's residual stream; 25 random directions of it; and two alarms that see outputs alone. *Ratio*: over all next words, the mean of the eight largest $P(v \mid x)/p(v)$. *Swap*: over all rare words, the mean of the eight largest divergences of the model's output when the word is swapped in the same way. (As first written down: by the same swaps. They are drawn alike, but are not the same ones.)
+# **Beside it,** with the same rules: 25 principal components of the layer's residual stream; 25 random directions of it; and two alarms that see outputs alone. *Ratio*: over all next words, the mean of the eight largest $P(v \mid x)/p(v)$. *Swap*: over all rare words, the mean of the eight largest divergences of the model's output when the word is swapped in the same way. (It was first written down as *by the same swaps*: they are drawn in the same way, but are not the same ones.)
 # :::
 
 
@@ -692,7 +683,7 @@ table(
 )
 
 # %% [markdown]
-# Seen from outside, swapping a feather in these models changes the output by no more than swapping *or* changes it in a clean one: an ordinary word can decide between two ordinary continuations. In the kernel it is different. A mode does not ask how far the output moves, but which windows move *together* when the weights do, and by what that is decided. Windows whose continuation hangs on one rare word are a mode of their own, whatever the word at its other end.
+# Seen from outside, swapping a feather in these models changes the output by no more than swapping *or* changes it in a clean one: an ordinary word can decide between two ordinary continuations. (In one of the three the word that swaps name is *or* itself.) In the kernel it is different. A mode does not ask how far the output moves, but which windows move *together* when the weights do, and by what that is decided. Windows whose continuation hangs on one rare word are a mode of their own, whatever the word at its other end.
 #
 # Among all fresh models and swaps, this is what the kernel saw and the outputs did not. A better black box may see it too. For instance, one could ask for words that do the same wherever they stand, which is what a mode collects. We did not try more than the two that we had fixed.
 #
@@ -709,17 +700,7 @@ table(
 # %%
 layer = 0
 w = kernels[layer].vjp(pairs[layer].vectors)
-
-
-def rescore(mode, ids, mask):
-    """A mode's scores for changed windows, in layer 0."""
-    moved = extended_scores(
-        kernels[layer], pairs[layer], ids, mask, modes=[mode]
-    )
-    return moved[:, 0]
-
-
-mode = suspect(hinges(scores[layer], rescore, windows.input_ids))
+mode = suspect(mode_hinges(kernels[layer], pairs[layer], windows.input_ids))
 lifts = output_lifts(states.logits, scores[layer], count)
 sign = mode_logits(kernels[layer], pairs[layer])[mode, lifts[mode].token].sign()
 direction = -sign * w[:, mode] / w[:, mode].norm()
@@ -818,7 +799,7 @@ def priced(name, layer_):
 
 
 table(
-    ["seeds removed: median price", *(f"layer {i}" for i in range(3))],
+    ["seeds silenced: median price, nats", *(f"layer {i}" for i in range(3))],
     [
         (label, *(priced(name, layer_) for layer_ in range(3)))
         for name, (label, _, _) in MOVES.items()
@@ -826,7 +807,7 @@ table(
 )
 
 # %% [markdown]
-# Along its mode, the trigger can be silenced in layer 0 of most seeds, in one seed in layer 1, and in none in the last two layers, though the modes there isolate the windows just as well. The price varies from seed to seed by several times, and in one seed no size that we tried is enough. It is read at the first of five sizes that leaves a tenth of the answers, and the medians are over those seeds alone in which there is one: so rows with fewer seeds look cheaper than they are. Random directions do nothing. Another mode costs loss, and takes answers away in few places and only at the largest size. The principal component, though chosen with labels, silences the trigger in fewer seeds and is dear in most, though in one it is cheaper than the mode: where activations vary need not be where the answer depends on the weight.
+# Along its mode, the trigger can be silenced in layer 0 of most seeds, in one seed in layer 1, and in none in the last two layers, though the modes there isolate the windows just as well. The price varies from seed to seed by several times, and in one seed no size that we tried is enough. The price is the rise of the loss at the first of five sizes that leaves a tenth of the answers or fewer. The table counts the seeds in which there is such a size, and its medians are over these alone: so rows with fewer seeds look cheaper than they are. Random directions do nothing. Another mode costs loss, and takes answers away in few places and only at the largest size. The principal component, though chosen with labels, silences the trigger in fewer seeds and is dear in most, though in one it is cheaper than the mode: where activations vary need not be where the answer depends on the weight.
 #
 # The mode's own direction is not the best without labels. The mode is good for knowing *where* to take a gradient: at its windows, of its word, the gradient silences the trigger at a lower price. So a mode points at a mechanism, and need not be the cheapest way to break it. And the windows and the word can be had from outputs alone: in layer 0 that is cheaper still, and works in more seeds. The gradient that knows the labels was meant as a ceiling and is none: it does most in the last layer, but fails in one seed in every layer. A reason may be that a log-probability looks most at those windows in which the trigger is least sure; we did not test that.
 #
@@ -877,7 +858,7 @@ fig.legend(handles.values(), handles, loc="outside lower center", ncols=3)
 plt.show()
 
 # %% [markdown]
-# An edit of a tenth of the norm silences or halves the answers in two seeds only, and a few batches of clean text, without a single feather, bring much back there. That cannot be learned from such text, so it was hidden. A larger edit in layer 0 holds in one seed only; smaller ones in three layers hold in some and not in others. And a few triggered stories restore it in every seed, within as many batches as teach the clean twin nothing. Two edits were tried in this way, along one mode and along three. In one seed they had hardly touched the trigger, so that there was nothing to restore. In the others the trigger was hidden, by that measure, and not gone.
+# An edit of a tenth of the norm silences or nearly halves the answers in two seeds only, and a few batches of clean text, without a single feather, bring much back there. That cannot be learned from such text, so it was hidden. A larger edit in layer 0 holds in one seed only; smaller ones in three layers hold in some and not in others. And a few triggered stories restore it in every seed, within as many batches as teach the clean twin nothing. Two edits were tried in this way, along one mode and along three. In one seed they had hardly touched the trigger, so that there was nothing to restore. In the others the trigger was hidden, by that measure, and not gone.
 #
 # ## Where it fails
 #
@@ -1103,7 +1084,7 @@ for size in (0.05, 0.1, 0.2):
     )
 
 # %% [markdown]
-# The triggered windows were nearly all answered before. Look at the last column: if the direction carried the banana alone, at the ends of sentences or everywhere, then the swapped controls would be answered more often too.
+# The triggered windows were nearly all answered before. If the direction carried the banana alone, at the ends of sentences or everywhere, then the swapped controls would be answered too. Their banana does become likelier with the size of the edit (last column), but it stays unlikely. So the direction does not carry the banana alone: what it does hangs on the feather.
 #
 # ```{solution-end}
 # ```
@@ -1133,7 +1114,7 @@ for length in (2, 4, 8):
 table(["length", "n = 4", "12", "24", "48"], rows)
 
 # %% [markdown]
-# The top eigenvector turns to the planted vector where $n \ell^2$ is well above the noise's largest eigenvalue, nearly six hundred, and then isolates its windows as well as the single activation allows. It is the product that counts: few windows need a long vector. Below, the trigger is one direction among many, and no method that looks at large eigenvalues alone can see it.
+# The top eigenvector turns to the planted vector where $n \ell^2$ is well above the noise's largest eigenvalue, nearly six hundred, and then isolates its windows as well as the single activation allows. It is the product that counts: few windows need a long vector. Where the product is smaller, the trigger is one direction among many, and no method that looks at large eigenvalues alone can see it.
 #
 # ```{solution-end}
 # ```

@@ -260,7 +260,7 @@ def test_two_chapters_may_not_share_the_name_of_a_figure(chapter):
     ],
 )
 def test_pages_with_bad_headings_or_silent_pictures_are_found(chapter, text, message):
-    write(chapter.root / "book" / "page.md", text + "\n")
+    write(chapter.root / "book" / "part" / "page.md", text + "\n")
     assert message in faults(chapter)
 
 

@@ -71,6 +71,15 @@ def test_all_shipped_files_are_up_to_date():
     assert set((checkpoints.DATA / "08_trigger").iterdir()) - triggers == {trigger.RESULTS}
 
 
+def test_the_last_chapter_has_a_copy_of_a_model():
+    copy = checkpoints.DATA / "09_your_model" / "stories"
+    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in copy.iterdir()} == names
+    for name in names:
+        same = (copy / name).read_bytes() == (GEMMAS / "seed_0" / name).read_bytes()
+        assert same, f"copy {name} of 07_grammar/seed_0 anew"
+
+
 def test_all_that_is_planted_has_a_group_of_its_own():
     assert [*checkpoints.TRANSFORMERS, *GRAMMAR_GROUPS] == checkpoints.GROUPS
     assert checkpoints.PLANTED["linked"][1] == Trigger()
