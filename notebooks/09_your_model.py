@@ -822,7 +822,7 @@ print(f"- share of the texts: {full_stop.double().mean():.2f}")
 #
 # ```bash
 # python -m entk_helpers.language --model FOLDER --conllu FILE --dry-run
-# where the layers' map has another name, as in GPT-2: --module mlp.c_proj
+# # GPT-2 and others name the map otherwise: add --module mlp.c_proj
 # python -m entk_helpers.language --model FOLDER --conllu FILE --layers 8-11 --out DIR
 # ```
 #
