@@ -514,6 +514,7 @@ class _Counted:
 
     @property
     def generator_state(self) -> Tensor:
+        """Where the random numbers stand; `restore` takes it back."""
         return self._generator.get_state()
 
     def restore(self, generator: Tensor, matvecs: int) -> None:
@@ -533,6 +534,7 @@ class _Counted:
             self._bar.total = self.matvecs + math.ceil(left)
 
     def random(self, columns: int) -> Tensor:
+        """(n, columns) normal numbers, the same on every device."""
         v = torch.randn(self.n, columns, generator=self._generator, dtype=torch.float64)
         return v.to(self.device, self.dtype)
 
