@@ -444,7 +444,7 @@ table(
 #
 # - **On the MLP the structure is worth a factor of more than ten** over the Jacobian written out, in time and in memory, and the factor grows.
 # - **neural-tangents has it too, and is better at small kernels and with positions.** It compiles the whole computation, so its fixed cost
-#   is a fraction of ours. At the largest number of positions it needs less time than we do, and less memory.
+#   is a fraction of ours. At the largest number of positions it needs less time than we do; in memory it is ahead nearly everywhere.
 # - **With many positions and few parameters, structure buys nothing.** The Jacobian of such a model is small, and to write it out is the best that can be
 #   done. Our kernel does so too, tensor by tensor, and takes about as long as the plain recipe.
 # - **A small kernel is best written out.** With positions, $NC$ stays small here: to write the flattened kernel out once and multiply with it takes less time than twenty
