@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -113,11 +113,11 @@ class LedgerDirective(SphinxDirective):
         if self.arguments[0] == "summary":
             for fault in faults:
                 logger.warning(fault, location=self.get_location())
-            return [*self._squares(entries)]
+            return [self._squares(entries)]
         paper = self.arguments[0] == "paper"
         return [self._table([entry for entry in entries if bool(entry.where) == paper], paper)]
 
-    def _squares(self, entries: list[Entry]) -> Iterator[nodes.Node]:
+    def _squares(self, entries: list[Entry]) -> nodes.Node:
         """One line a part, one square a claim, and the counts."""
         rows = []
         for part in dict.fromkeys(entry.part for entry in entries):
@@ -130,7 +130,7 @@ class LedgerDirective(SphinxDirective):
             squares = nodes.paragraph("", "", *links, classes=["ledger-squares"])
             name, count = nodes.paragraph(text=part), nodes.paragraph(text=counts)
             rows.append(([name], [squares], [count]))
-        yield self._grid(("part", "one square a claim", "count"), rows, "ledger-summary")
+        return self._grid(("part", "one square a claim", "count"), rows, "ledger-summary")
 
     def _table(self, entries: list[Entry], paper: bool) -> nodes.Node:
         rows = [self._row(number, entry) for number, entry in enumerate(entries, 1)]
