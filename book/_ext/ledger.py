@@ -43,6 +43,11 @@ class Entry:
         return Path(self.claim["link"].partition("#")[0]).stem
 
     @property
+    def number(self) -> int:
+        """The chapter's."""
+        return int(self.chapter.partition("_")[0])
+
+    @property
     def key(self) -> str:
         """As in the list of statements: `03_tms#cliff-at-50`."""
         return f"{self.chapter}#{self.claim['id']}"
@@ -133,14 +138,15 @@ class LedgerDirective(SphinxDirective):
         return self._grid(("part", "one square a claim", "count"), rows, "ledger-summary")
 
     def _table(self, entries: list[Entry], paper: bool) -> nodes.Node:
-        rows = [self._row(number, entry) for number, entry in enumerate(entries, 1)]
+        rows = [self._row(entry) for entry in entries]
         head = self.HEAD if paper else ("Chapter", "Claim", *self.HEAD[2:])
         classes = [_class(entry.claim["verdict"]) for entry in entries]
         return self._grid(head, rows, "ledger", classes)
 
-    def _row(self, number: int, entry: Entry) -> tuple[list[nodes.Node], ...]:
+    def _row(self, entry: Entry) -> tuple[list[nodes.Node], ...]:
         claim = entry.claim
-        first = [nodes.paragraph("", "", nodes.strong(text=entry.says or entry.chapter))]
+        name = entry.says or f"Chapter {entry.number}"
+        first = [nodes.paragraph("", "", nodes.strong(text=name))]
         said = [self._text(claim["statement"])]
         if entry.where:
             first.append(nodes.paragraph(text=entry.where))
@@ -152,7 +158,7 @@ class LedgerDirective(SphinxDirective):
             "", "", nodes.inline(text=f"{SIGNS[claim['verdict']]} {claim['verdict']}"),
             classes=["ledger-badge"],
         )  # fmt: skip
-        cell = nodes.paragraph("", "", self._link(entry, f"the cell in {entry.chapter}"))
+        cell = nodes.paragraph("", "", self._link(entry, f"its cell in chapter {entry.number}"))
         why = [badge, self._text(claim["why"]), cell]
         return first, said, ours or [nodes.paragraph(text="not measured")], why
 
