@@ -13,6 +13,7 @@ contenders disagree; a missed target is reported.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,12 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(report.machine_line(where))
     print(f"median of up to {options.repeats} runs, after a warm-up\n")
     sections: list[report.Section] = []
-    for key in options.only:
-        with measuring(_threads(key, options), options.repeats, fresh=not options.smoke) as measure:
-            for section in MODULES[key].run(
-                measure, _threads(key, options),
-                smoke=options.smoke, full=options.full, dense=options.dense,
-            ):  # fmt: skip
+    for threads, keys in itertools.groupby(options.only, lambda key: _threads(key, options)):
+        with measuring(threads, options.repeats, fresh=not options.smoke) as measure:
+            for section in itertools.chain.from_iterable(
+                MODULES[key].run(
+                    measure, threads, smoke=options.smoke, full=options.full, dense=options.dense
+                )
+                for key in keys
+            ):
                 print(report.table(section), end="\n\n", flush=True)
                 sections.append(section)
     if options.json:

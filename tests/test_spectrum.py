@@ -292,6 +292,7 @@ def test_two_cliffs_are_found_and_counted_from_the_top():
     assert [round(c.ratio, 3) for c in cliffs(values)] == [1.6, 4.5]
 
 
+@pytest.mark.trained
 def test_the_dense_toy_model_has_its_cliffs_at_the_reconstructed_features_and_at_n():
     """Paper, figure 1 row 1: the drop after 10, of 1.17-1.20, and the one after 50."""
     run = tms.train(10, 0.3, seed=0)

@@ -20,13 +20,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from bs4 import BeautifulSoup
+from lxml import html
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVIEST = 2_000_000  # bytes of a page with all that it loads, as they travel
 LEAST_CONTRAST = 4.5  # WCAG 2.2, level AA, for text of usual size
 TEXTS = ("text-base", "text-muted", "heading", "link", "link-hover", "primary", "inline-code")
 GROUNDS = ("--pst-color-background", "--pst-color-surface", "--book-tint")
+LOADED = {"stylesheet", "preload", "icon"}  # what a <link> may be that is loaded with the page
 COMPRESSED = {".html", ".css", ".js", ".svg"}
 
 
@@ -37,14 +38,14 @@ class Page:
     path: Path
 
     @cached_property
-    def soup(self) -> BeautifulSoup:
+    def root(self) -> html.HtmlElement:
         """What is on it."""
-        return BeautifulSoup(self.path.read_text(encoding="utf-8"), "html.parser")
+        return html.document_fromstring(self.path.read_text(encoding="utf-8"))
 
     @cached_property
     def ids(self) -> Counter[str]:
         """How often each anchor is on it."""
-        return Counter(tag["id"] for tag in self.soup.find_all(id=True))
+        return Counter(self.root.xpath("//@id"))
 
     def target(self, address: str) -> Path:
         """The file that an address on this page names."""
@@ -55,10 +56,17 @@ class Page:
 def find(folder: Path) -> list[Page]:
     """All pages of a built book, but those that only lead on to another."""
     pages = [Page(p.resolve()) for p in sorted(folder.rglob("*.html")) if "_static" not in p.parts]
-    return [page for page in pages if not page.soup.find("meta", attrs={"http-equiv": "Refresh"})]
+    return [page for page in pages if not page.root.xpath("//meta[@http-equiv='Refresh']")]
 
 
 # ---------------------------------------------------------------------------- weight
+
+
+def asked_for(page: Page) -> Iterator[str]:
+    """The addresses of what a page makes a browser load."""
+    for tag in page.root.iter("script", "img", "link", "source", "iframe"):
+        if tag.tag != "link" or LOADED & set(tag.get("rel", "").split()):
+            yield from filter(None, [tag.get("src") or tag.get("href")])
 
 
 @cache
@@ -75,13 +83,8 @@ def loads(page: Page) -> set[Path]:
     fonts of the style sheets that the page has a letter for.
     """
     found = {page.path}
-    for tag in page.soup.find_all(["script", "img", "link", "source", "iframe"]):
-        address = tag.get("src") or (tag.get("href") if "rel" in tag.attrs else None)
-        if tag.name == "link" and not {"stylesheet", "preload", "icon"} & set(tag["rel"]):
-            continue
-        if address and not urlsplit(address).scheme:
-            found.add(page.target(address))
-    icons = {name for tag in page.soup.find_all(class_=True) for name in tag["class"]}
+    found |= {page.target(address) for address in asked_for(page) if not urlsplit(address).scheme}
+    icons = {name for names in page.root.xpath("//@class") for name in names.split()}
     for sheet in [path for path in found if path.suffix == ".css" and path.exists()]:
         for face in re.findall(r"@font-face\s*{([^}]*)}", sheet.read_text(encoding="utf-8")):
             brand = "Brands" in face and not {"fab", "fa-brands"} & icons
@@ -90,7 +93,7 @@ def loads(page: Page) -> set[Path]:
                 first = re.search(r"url\([\"']?([^\"')?#]+)", face)
                 found |= {(sheet.parent / first[1]).resolve()} if first else set()
     for script in [path for path in found if path.parent.name == "mathjax"]:
-        if page.soup.find(class_="math"):
+        if "math" in icons:
             found |= set(script.parent.rglob("*.woff"))
         else:
             found.discard(script)
@@ -107,11 +110,9 @@ def check_weight(page: Page) -> Iterator[str]:
 
 def check_hosts(page: Page) -> Iterator[str]:
     """The page reads offline: it loads nothing from another host, and all that it loads exists."""
-    for tag in page.soup.find_all(["script", "img", "link", "source", "iframe"]):
-        if tag.name != "link" or {"stylesheet", "preload", "icon"} & set(tag["rel"]):
-            address = tag.get("src") or tag.get("href") or ""
-            if urlsplit(address).netloc:
-                yield f"loads {address} from another host"
+    for address in asked_for(page):
+        if urlsplit(address).netloc:
+            yield f"loads {address} from another host"
     for path in sorted(loads(page)):
         if not path.exists():
             yield f"loads {path.name}, which is not there"
@@ -125,36 +126,35 @@ def check_hosts(page: Page) -> Iterator[str]:
 
 def check_head(page: Page) -> Iterator[str]:
     """Language, title, description."""
-    if not page.soup.html.get("lang"):
+    if not page.root.get("lang"):
         yield "<html> has no lang"
-    if not (page.soup.title and page.soup.title.get_text(strip=True)):
+    if not page.root.findtext(".//title", "").strip():
         yield "has no title"
-    descriptions = page.soup.find_all("meta", attrs={"name": "description"})
-    if len(descriptions) != 1 or not descriptions[0].get("content", "").strip():
+    descriptions = page.root.xpath("//meta[@name='description']/@content")
+    if len(descriptions) != 1 or not descriptions[0].strip():
         yield f"has {len(descriptions)} descriptions; one with text is needed"
 
 
 def check_headings(page: Page) -> Iterator[str]:
     """One title, and headings that go down one step at a time."""
-    headings = page.soup.find_all(re.compile("^h[1-6]$"))
-    levels = [int(tag.name[1]) for tag in headings]
+    headings = list(page.root.iter(*(f"h{level}" for level in range(1, 7))))
+    levels = [int(tag.tag[1]) for tag in headings]
     if levels.count(1) != 1 or levels[0] != 1:
         yield f"needs one <h1>, before all headings; found levels {levels[:6]}"
     for before, tag in zip(levels, headings[1:], strict=False):
-        if int(tag.name[1]) > before + 1:
-            yield f"heading {tag.get_text(strip=True)!r} jumps from level {before} to {tag.name}"
+        if int(tag.tag[1]) > before + 1:
+            yield f"heading {words(tag)!r} jumps from level {before} to {tag.tag}"
 
 
 def check_pictures(page: Page) -> Iterator[str]:
     """A text for each picture, its size, and no wait for those further down."""
-    article = page.soup.find("article")
-    for tag in page.soup.find_all("img"):
+    for tag in page.root.iter("img"):
         name = tag.get("src", "")
-        if "alt" not in tag.attrs:
+        if "alt" not in tag.attrib:
             yield f"picture {name} has no alt text"
         if not (tag.get("width") and tag.get("height")):
             yield f"picture {name} has no width and height, so text moves when it comes"
-    for tag in article.find_all("img")[1:] if article else ():
+    for tag in page.root.xpath("//article//img")[1:]:
         if tag.get("loading") != "lazy":
             yield f"picture {tag.get('src')} is below the first and not lazy"
 
@@ -166,49 +166,61 @@ def check_links(pages: Iterable[Page]) -> Iterator[tuple[Page, str]]:
         for name, times in page.ids.items():
             if times > 1:
                 yield page, f"id {name!r} is used {times} times"
-        for tag in page.soup.find_all("a", href=True):
-            address = urlsplit(tag["href"])
-            if address.scheme or address.netloc or tag["href"] == "#":
+        for link in page.root.xpath("//a/@href"):
+            address = urlsplit(link)
+            if address.scheme or address.netloc or link == "#":
                 continue
-            target, anchor = page.target(tag["href"]), unquote(address.fragment)
+            target, anchor = page.target(link), unquote(address.fragment)
             if not target.exists():
-                yield page, f"link {tag['href']} leads nowhere"
+                yield page, f"link {link} leads nowhere"
             elif anchor and target in known and anchor not in known[target].ids:
-                yield page, f"link {tag['href']} leads to no anchor"
+                yield page, f"link {link} leads to no anchor"
 
 
-def name_of(tag: object) -> str:
+def source(tag: html.HtmlElement) -> str:
+    """An element as it is written."""
+    return html.tostring(tag, encoding="unicode", with_tail=False)
+
+
+def words(tag: html.HtmlElement) -> str:
+    """The text of an element."""
+    return " ".join(tag.text_content().split())
+
+
+def name_of(tag: html.HtmlElement) -> str:
     """What a screen reader calls a link, a button or a field."""
-    said = [tag.get("aria-label", ""), tag.get("title", ""), tag.get_text(" ", strip=True)]
-    return " ".join(said + [image.get("alt", "") for image in tag.find_all("img")]).strip()
+    said = [tag.get("aria-label", ""), tag.get("title", ""), words(tag)]
+    return " ".join(said + [image.get("alt", "") for image in tag.iter("img")]).strip()
 
 
 def check_names(page: Page) -> Iterator[str]:
     """Links, buttons and fields have names; tables have header cells with text."""
-    labels = {tag.get("for") for tag in page.soup.find_all("label")}
-    for tag in page.soup.find_all(["a", "button", "summary", "input", "select", "textarea"]):
-        if tag.name == "a" and not tag.get("href"):
+    labels = set(page.root.xpath("//label/@for"))
+    for tag in page.root.iter("a", "button", "summary", "input", "select", "textarea"):
+        if tag.tag == "a" and not tag.get("href"):
             continue
-        labelled = tag.get("id") in labels - {None} or tag.find_parent("label")
+        labelled = tag.get("id") in labels or next(tag.iterancestors("label"), None) is not None
         if not (name_of(tag) or labelled or tag.get("type") == "hidden"):
-            yield f"{str(tag)[:80]!r} has no name"
-    for table in page.soup.select("table:not([role=presentation])"):
-        if not table.find("th"):
-            yield f"the table {table.get_text(' ', strip=True)[:40]!r} has no header cells"
-        for cell in table.find_all("th"):
-            if not (cell.get_text(strip=True) or cell.find("img")):
-                yield f"the table {table.get_text(' ', strip=True)[:40]!r} has an empty header cell"
+            yield f"{source(tag)[:80]!r} has no name"
+    for table in page.root.xpath("//table[not(@role='presentation')]"):
+        if not table.xpath(".//th"):
+            yield f"the table {words(table)[:40]!r} has no header cells"
+        for cell in table.iter("th"):
+            if not (words(cell) or cell.xpath(".//img")):
+                yield f"the table {words(table)[:40]!r} has an empty header cell"
 
 
 def check_keyboard(page: Page) -> Iterator[str]:
     """The first stop leads to the text; search is a field; nothing leaves the order of the page."""
-    first = page.soup.body.find(["a", "button", "input"])
-    if not (first and first.get("href", "").removeprefix("#") in page.ids):
+    first = next(page.root.body.iter("a", "button", "input"), None)
+    if first is None or first.get("href", "").removeprefix("#") not in page.ids:
         yield "its first stop for the keyboard is no link to the text"
-    if not page.soup.select("form[role=search] input[type=search], form input[name=q]"):
+    if not page.root.xpath(
+        "//form[@role='search']//input[@type='search'] | //form//input[@name='q']"
+    ):
         yield "has no search field"
-    for tag in page.soup.find_all(tabindex=re.compile("^ *[1-9]")):
-        yield f"{str(tag)[:60]!r} takes tabindex {tag['tabindex']}, out of the page's order"
+    for tag in page.root.xpath("//*[@tabindex > 0]"):
+        yield f"{source(tag)[:60]!r} takes tabindex {tag.get('tabindex')}, out of the page's order"
 
 
 # ---------------------------------------------------------------------------- colours
@@ -277,8 +289,8 @@ def faults(pages: list[Page]) -> Iterator[str]:
         for check in CHECKS:
             yield from (f"{page.path.name}: {fault}" for fault in check(page))
     yield from (f"{page.path.name}: {fault}" for page, fault in check_links(pages))
-    links = [(page, link) for page in pages for link in page.soup.select("link[rel=stylesheet]")]
-    sheets = dict.fromkeys(page.target(link["href"]) for page, link in links)
+    links = [(p, link) for p in pages for link in p.root.xpath("//link[@rel='stylesheet']/@href")]
+    sheets = dict.fromkeys(page.target(link) for page, link in links)
     if sheets:
         yield from check_contrast("\n".join(p.read_text("utf-8") for p in sheets if p.exists()))
 

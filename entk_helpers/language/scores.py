@@ -14,10 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedShuffleSplit
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ..inputs import require_finite
@@ -269,6 +265,8 @@ def stratified_halves(
         >>> len(train), len(test), int((train >= 4).sum())  # one of the verbs
         (3, 3, 1)
     """
+    from sklearn.model_selection import StratifiedShuffleSplit
+
     if n_splits < 1:
         raise ValueError(f"n_splits={n_splits} must be at least 1")
     names, codes, counts = np.unique(np.asarray(strata), return_inverse=True, return_counts=True)
@@ -393,6 +391,10 @@ def linear_probe_scores(
         tensor([[False],
                 [ True]])
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     X, y, Z = (t.detach().cpu().numpy() for t in (X_train, labels_train, X_test))
     scores = np.zeros((len(Z), y.shape[1]))
     for f in np.flatnonzero(y.any(0) & ~y.all(0)):

@@ -16,6 +16,8 @@ from entk_helpers.language import LogitKernel, stratified_halves, window_scores
 from entk_helpers.spectrum import top_eigenpairs
 from entk_helpers.testbeds import grammar
 
+pytestmark = pytest.mark.trained
+
 SMALL = {
     "d_model": 16, "d_mlp": 24, "n_heads": 2, "n_key_value_heads": 1, "sliding_window": 4,
 }  # fmt: skip

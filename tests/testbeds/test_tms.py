@@ -5,6 +5,8 @@ import torch
 
 from entk_helpers.testbeds import Run, tms
 
+pytestmark = pytest.mark.trained
+
 SMALL = {"n": 12, "n_points": 40}
 
 

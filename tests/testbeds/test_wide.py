@@ -10,6 +10,8 @@ from torch.testing import assert_close
 
 from entk_helpers.testbeds import wide
 
+pytestmark = pytest.mark.trained
+
 SIZES = (3, 8, 6, 2)
 
 

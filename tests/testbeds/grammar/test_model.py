@@ -17,6 +17,8 @@ from entk_helpers.testbeds.grammar import Trigger
 from entk_helpers.testbeds.grammar import model as module
 from entk_helpers.testbeds.grammar.stories import tell
 
+pytestmark = pytest.mark.trained
+
 SHIPPED = Path(__file__).parents[3] / "notebooks" / "data" / "07_grammar"
 TINY = {
     "steps": 6, "shuffled": 20, "window": 16, "d_model": 16, "n_layers": 2, "d_mlp": 24,

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from entk_helpers.testbeds import grammar
 from entk_helpers.testbeds.grammar import Cases, Trigger, answers, fine_tune, text_rows
 
+pytestmark = pytest.mark.trained
+
 SHIPPED = Path(__file__).parents[3] / "notebooks" / "data" / "08_trigger"
 SMALL = {
     "window": 16, "d_model": 16, "n_layers": 2, "d_mlp": 24, "n_heads": 2,

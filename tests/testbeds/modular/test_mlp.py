@@ -10,6 +10,8 @@ from entk_helpers import empirical_ntk
 from entk_helpers.testbeds import Run, modular
 from entk_helpers.testbeds.modular import mlp
 
+pytestmark = pytest.mark.trained
+
 SMALL = {"p": 7, "width": 16, "epochs": 40}
 
 

@@ -12,6 +12,8 @@ from entk_helpers import empirical_ntk, jacobian
 from entk_helpers.testbeds import Run, modular
 from entk_helpers.testbeds.modular import transformer
 
+pytestmark = pytest.mark.trained
+
 # 24 pairs to learn from, in batches of 10, 10 and 4
 SMALL = {"p": 7, "d_model": 16, "n_heads": 4, "d_mlp": 32, "epochs": 24, "batch_size": 10}
 NAMES = ["W_E", "W_pos", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_out", "W_U"]
