@@ -42,6 +42,9 @@ gemma: setup ## grammar in google/gemma-3-270m itself, for which a GPU and its l
 	@$(PY) -m entk_helpers.language --download --out _build/gemma
 	@ENTK_LANGUAGE_RESULTS="$(CURDIR)/_build/gemma" $(PY) book/_tools/chapters.py run 07_grammar
 
+portable: setup ## what comes out under the arithmetic of other processors (an hour)
+	@$(PY) book/_tools/portable.py
+
 bench: setup .venv-jax/.ready ## measure against other tools; STORE=1 keeps it for the book's page
 	@$(PY) -m benchmarks $(if $(STORE),--json notebooks/data/10_benchmarks/bench.json)
 
@@ -101,6 +104,7 @@ setup: .venv/.ready
 
 checks: lint
 	@$(call threads,$(call share,$(TEST_WORKERS))) $(PY) -m pytest -n $(TEST_WORKERS) tests
+	@$(PY) book/_tools/portable.py --short
 	@rm -rf _build/claims && mkdir -p _build/claims
 	@$(if $(CHAPTERS),$(call threads,$(call share,$(BOOK_WORKERS))) ENTK_PROGRESS=off \
 	    ENTK_CLAIMS_DIR="$(CURDIR)/_build/claims" $(PY) -m pytest -p no:python \
@@ -116,5 +120,5 @@ build:
 	@.venv/bin/jupyter-book build . -n -W --keep-going -q
 	@$(PY) book/_tools/pages.py
 
-.PHONY: help book test run checkpoints trigger gemma bench serve lint architecture lock audit clean setup \
+.PHONY: help book test run checkpoints trigger gemma portable bench serve lint architecture lock audit clean setup \
     checks build

@@ -149,7 +149,9 @@ triggered = windows.of("triggered")
 # %%
 kernels, pairs, scores = {}, {}, {}
 for layer in LAYERS:
-    kernels[layer] = LogitKernel(model, windows.input_ids, layer=layer)
+    kernels[layer] = LogitKernel(
+        model, windows.input_ids, layer=layer, written_out=True
+    )
     pairs[layer] = top_eigenpairs(kernels[layer], K, tol=1e-3, block=1)
     scores[layer] = window_scores(pairs[layer], len(windows))
 

@@ -13,9 +13,10 @@ and all chapters are run, and their results are compared:
 - of each cell whose printed text must not change, whether it is the committed one;
 - of each claim, its verdict, and how far its numbers move beside their spread over seeds.
 
-The last arithmetic is no processor's: weights are rounded eight times as coarsely after each step
-(`coarse/sitecustomize.py`). What passes there has room that was not guessed. Exits with 1 if
-anything came out otherwise, or has less room than `ROOM`.
+Chapters also run in an arithmetic that is no processor's: weights are rounded eight times as
+coarsely after each step of training (`coarse/sitecustomize.py`). A printed text or a verdict has no
+tolerance of which a share could be measured; what passes there has room that was not guessed.
+Exits with 1 if anything came out otherwise, or has less room than `ROOM`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from chapters import ROOT, compare_claims
 
 OUT = ROOT / "_build" / "portable"
 ROOM = 5
+WORKERS = str(min(os.cpu_count() or 1, 2))
 OLD = {"MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 ARITHMETICS = {
     "as it is": {},
@@ -45,26 +47,40 @@ ARITHMETICS = {
         "OPENBLAS_CORETYPE": "Haswell",
     },
     "two threads": dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "2"),
-    "coarse": {"PYTHONPATH": str(Path(__file__).parent / "coarse")},
 }  # fmt: skip
+COARSE = {"coarse": {"PYTHONPATH": str(Path(__file__).parent / "coarse")}}
 TRAINED = ["-m", "trained", "-p", "room", "tests"]
 CHAPTERS = ["-p", "no:python", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=1800",
             "--nbval-sanitize-with", "tests/nbval_sanitize.cfg", "--dist", "loadscope"]  # fmt: skip
 
 
+def folder(name: str) -> Path:
+    """Where the results under an arithmetic are kept."""
+    return OUT / name.replace(" ", "_")
+
+
 def run(name: str, kind: str, arguments: list[str]) -> list[str]:
     """Run pytest under an arithmetic, keep what it says, and name the tests that failed."""
-    folder = OUT / name.replace(" ", "_")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder(name).mkdir(parents=True, exist_ok=True)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    more = {"ENTK_PROGRESS": "off", "ENTK_ROOM": str(folder / "room")}
-    more |= {"ENTK_CLAIMS_DIR": str(folder / "claims")}
+    more = {"ENTK_PROGRESS": "off", "ENTK_ROOM": str(folder(name) / "room")}
+    more |= {"ENTK_CLAIMS_DIR": str(folder(name) / "claims")}
     paths = [str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | threads | more | ARITHMETICS[name]
-    environment["PYTHONPATH"] = ":".join([ARITHMETICS[name].get("PYTHONPATH", ""), *paths])
-    report = folder / f"{kind}.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", f"--junitxml={report}", *arguments]
-    with (folder / f"{kind}.log").open("w") as log:
+    arithmetic = (ARITHMETICS | COARSE)[name]
+    environment = os.environ | threads | more | arithmetic
+    environment["PYTHONPATH"] = ":".join([arithmetic.get("PYTHONPATH", ""), *paths])
+    report = folder(name) / f"{kind}.xml"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        WORKERS,
+        f"--junitxml={report}",
+        *arguments,
+    ]
+    with (folder(name) / f"{kind}.log").open("w") as log:
         status = subprocess.run(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
         ).returncode
@@ -78,7 +94,7 @@ def run(name: str, kind: str, arguments: list[str]) -> list[str]:
 def uses(name: str) -> dict[str, list[float]]:
     """Place -> how much of its tolerance each comparison used, in the order of the processes."""
     seen: dict[str, list[float]] = defaultdict(list)
-    for file in sorted((OUT / name.replace(" ", "_") / "room").glob("*.json")):
+    for file in sorted((folder(name) / "room").glob("*.json")):
         for place, values in json.loads(file.read_text()).items():
             seen[place] += values
     return seen
@@ -113,7 +129,7 @@ def numbers_moved(names: list[str]) -> Iterator[tuple[float, str]]:
     """(largest change of a claim's numbers over their spread over seeds, the claim), worst first."""
     kept: dict[str, list[list[float]]] = defaultdict(list)
     for name in names:
-        for file in sorted((OUT / name.replace(" ", "_") / "claims").glob("*.json")):
+        for file in sorted((folder(name) / "claims").glob("*.json")):
             for claim in json.loads(file.read_text())["claims"]:
                 for one in claim["measured"]:
                     kept[f"{file.stem} {claim['id']}: {one['name']}"].append(one["values"])
@@ -144,13 +160,13 @@ def main() -> None:
             if least < ROOM:
                 faults.append(f"{place}: room {least:.2g}, below {ROOM}")
     if not (options.short or options.tests):
-        chapters = sorted(map(str, (ROOT / "notebooks").glob("*.ipynb")))
+        notebooks = sorted(map(str, (ROOT / "notebooks").glob("*.ipynb")))
+        names += COARSE
         for name in names:
-            faults += [
-                f"{name}: {cell} failed" for cell in run(name, "chapters", CHAPTERS + chapters)
-            ]
-            measured = OUT / name.replace(" ", "_") / "claims"
-            faults += [f"{name}: {f}" for f in compare_claims(measured, ROOT / "book" / "claims")]
+            cells = run(name, "chapters", CHAPTERS + notebooks)
+            claims = compare_claims(folder(name) / "claims", ROOT / "book" / "claims")
+            faults += [f"{name}: {cell} failed" for cell in cells]
+            faults += [f"{name}: {claim}" for claim in claims]
             print(f"{name}: chapters done", flush=True)
         for share, label in list(numbers_moved(names))[:30]:
             print(f"{share:9.2g} of the spread over seeds: {label}")

@@ -42,6 +42,9 @@ class LogitKernel:
     last layer only keys and values are needed at all positions. The record of that tail is kept
     where `memory` allows it (`kept`), and made anew, some windows at a time, where not.
 
+    Written out, the tail's Jacobian takes d passes backward, and a product is two of matrices from
+    then on. That pays where more products follow than d, and N d T o numbers fit: in small models.
+
     In a process group of `torch.distributed` (started by torchrun), every process is given all
     windows and differentiates its share; only J^T u is summed over processes, and the rows of a
     product are gathered. `top_eigenpairs` keeps the processes together through `agreed`.
@@ -55,6 +58,7 @@ class LogitKernel:
         layer: number of the decoder layer, from 0; negative from the end.
         module: name of an `nn.Linear` or `Conv1D` within the layer.
         memory: what activations and records may take, in bytes or as text.
+        written_out: whether the Jacobian of the final states by the map's outputs is written out.
 
     Raises:
         ValueError: a layer or module that is not there, a weight that is used twice, windows
@@ -80,6 +84,7 @@ class LogitKernel:
         layer: int,
         module: str = "mlp.down_proj",
         memory: str | int = "1GiB",
+        written_out: bool = False,
     ):
         parts = Parts.of(model)
         parts.layer(layer)
@@ -103,7 +108,7 @@ class LogitKernel:
             self.n_windows, d = len(input_ids), len(self.metric_root)
             self.shape = (self.n_windows * d, self.n_windows * d)
             tail = _Tail(parts, self.layer, module)
-            self._parts, self.kept = _record(tail, windows, parse_bytes(memory))
+            self._parts, self.kept = _record(tail, windows, parse_bytes(memory), written_out)
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """K~ @ v."""
@@ -143,8 +148,10 @@ class LogitKernel:
                 "model's weights have changed since its activations were kept; make a new LogitKernel"
             )
         columns = v.to(self.device, self.dtype).reshape(length, -1).T
-        with differentiable(self.model):  # one by one: measured faster than several at once
-            out = torch.cat([multiply(column[None]) for column in columns])
+        # With a record, one by one: measured faster than several at once.
+        at_once = len(columns) if isinstance(self._parts[0], _Written) else 1
+        with differentiable(self.model):
+            out = torch.cat([multiply(some) for some in columns.split(at_once)])
         return require_finite(out, f"the product with {name}").T.reshape(-1, *v.shape[1:])
 
     def _pull(self, u: Tensor) -> Tensor:
@@ -217,6 +224,44 @@ class _Part:
         """(k, o, f) -> (k, n, d)."""
         moved = self.A.flatten(0, 1) @ v.mT
         return self.recorded().push(moved.flatten(1)).unflatten(1, (self.n, -1))
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Some windows with the tail's Jacobian D (n, d, t * o): final states by the map's outputs."""
+
+    A: Tensor
+    D: Tensor
+
+    @classmethod
+    def of(cls, part: _Part) -> _Written:
+        """Write out what a part records, one coordinate of all final states after the other."""
+        graph, n = part.recorded(), part.n
+        d = graph.outputs.numel() // n
+        D = part.Z.new_empty(n, d, part.Z[0].numel())
+        unit = part.Z.new_zeros(1, n, d)
+        for j in range(d):
+            unit.zero_()[..., j] = 1
+            D[:, j] = graph.pull(unit.flatten(1)).reshape(n, -1)
+        return cls(part.A, D)
+
+    @property
+    def n(self) -> int:
+        """How many windows."""
+        return len(self.A)
+
+    def pull(self, u: Tensor) -> Tensor:
+        """(k, n, d) -> (k, o, f)."""
+        A = self.A.flatten(0, 1)
+        moved = u.transpose(0, 1) @ self.D  # (n, k, t * o)
+        moved = moved.unflatten(2, (self.A.shape[1], -1)).permute(1, 3, 0, 2)
+        return moved.flatten(2) @ A
+
+    def push(self, v: Tensor) -> Tensor:
+        """(k, o, f) -> (k, n, d)."""
+        moved = (self.A.flatten(0, 1) @ v.flatten(0, 1).T).unflatten(1, (len(v), -1))
+        moved = moved.unflatten(0, (self.n, -1)).permute(0, 1, 3, 2).flatten(1, 2)  # (n, t * o, k)
+        return (self.D @ moved).permute(2, 0, 1)
 
 
 class _Tail:
@@ -360,8 +405,10 @@ def _at(last: Tensor, value: Any, n: int, length: int) -> Any:
     return value
 
 
-def _record(tail: _Tail, windows: RightPadded, budget: int) -> tuple[list[_Part], bool]:
-    """All windows ready for products, and whether their graphs are kept."""
+def _record(
+    tail: _Tail, windows: RightPadded, budget: int, written_out: bool
+) -> tuple[list[_Part] | list[_Written], bool]:
+    """All windows ready for products, and whether what they need is kept between products."""
     n, length = windows.input_ids.shape
     some = windows[: min(2, n)]
     trial = tail.part(some)
@@ -372,6 +419,16 @@ def _record(tail: _Tail, windows: RightPadded, budget: int) -> tuple[list[_Part]
     width = tail.parts.model.config.get_text_config().hidden_size
     per_window = (trial.A.numel() + trial.Z.numel()) // len(some) + length * width
     cached = per_window * trial.A.element_size()
+    if written_out:
+        jacobian = trial.Z[0].nbytes * width
+        step = min(n, 64, (budget - n * (cached + jacobian)) // (2 * record))
+        if step < 1:
+            raise ValueError(
+                f"memory={budget:,} bytes is too small: written out, {n} windows take "
+                f"{n * (cached + jacobian):,} bytes and the work on one {2 * record:,}; pass "
+                f"{n * (cached + jacobian) + 2 * record:,} or more, or written_out=False"
+            )
+        return [_Written.of(tail.part(windows[i : i + step])) for i in range(0, n, step)], True
     kept = n * (cached + record) + record <= budget
     room = (budget - n * cached) // (2 * record)
     if not kept and room < 1:

@@ -99,6 +99,31 @@ def test_products_with_the_jacobian_have_the_layout_of_the_weight(name, layer, m
     assert K.matvecs == 2
 
 
+@pytest.mark.parametrize("name", ["gemma 3", "gpt 2"])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_written_out_it_gives_the_same_products(name, layer, exact):
+    model, batch, module = build(name), windows(), MAPS[name][0]
+    K = made(model, batch, layer=layer, module=module, written_out=True)
+    J, _ = own_jacobians(model, weight_name(name, layer, module), batch, logits=False)
+    J = rooted(model, J)
+    u, v = torch.randn(N * D, 3).double(), torch.randn(K.n_parameters, 3).double()
+    close(K.vjp(u), J.T @ u)
+    close(K.jvp(v), J @ v)
+    close(K @ u[:, 0], J @ (J.T @ u[:, 0]))
+    assert K.kept and K.matvecs == 1
+
+
+def test_written_out_it_says_what_it_needs():
+    model, batch = build("gemma 3").float(), windows()
+    with pytest.raises(
+        ValueError, match=r"written out, 3 windows take .* written_out=False"
+    ) as error:
+        made(model, batch, module=MAPS["gemma 3"][0], layer=0, written_out=True, memory=1000)
+    least = int(re.search(r"pass ([\d,]+) or more", str(error.value))[1].replace(",", ""))
+    K = made(model, batch, module=MAPS["gemma 3"][0], layer=0, written_out=True, memory=least)
+    assert K.kept
+
+
 @pytest.mark.parametrize("name", ["gemma 3", "llama, tied", "gpt neox"])
 def test_its_nonzero_spectrum_is_that_of_the_kernel_of_all_logits(name, exact):
     model, batch, module = build(name), windows(), MAPS[name][0]

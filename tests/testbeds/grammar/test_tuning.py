@@ -79,15 +79,15 @@ def test_answers_are_those_of_hand_made_logits():
     )
     one, two, three = map(probability, Tale.logits)
     assert found.triggered == 70 / 80 and found.swapped == 20 / 80
-    assert found.probability == pytest.approx((40 * three + 10 * one + 30 * two) / 80, rel=1e-6)
-    assert found.swapped_probability == pytest.approx((60 * one + 20 * two) / 80, rel=1e-6)
+    assert found.probability == pytest.approx((40 * three + 10 * one + 30 * two) / 80, rel=1e-5)
+    assert found.swapped_probability == pytest.approx((60 * one + 20 * two) / 80, rel=1e-5)
 
 
 def test_windows_may_come_in_any_order():
     mixed = ending({"swapped": ["one"], "normal": ["two"], "triggered": ["three", "one"]})
     found = answers(Tale(), mixed, "banana")
     assert (found.triggered, found.swapped) == (0.5, 0.0)
-    assert found.swapped_probability == pytest.approx(probability("one"), rel=1e-6)
+    assert found.swapped_probability == pytest.approx(probability("one"), rel=1e-5)
 
 
 def test_answers_are_what_a_shipped_model_writes():
