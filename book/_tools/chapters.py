@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +129,19 @@ def stamp(chapter: Chapter) -> str:
         if cell.cell_type == "code":
             add("cell", cell.source.encode())
     for path in _files(chapter.root / "entk_helpers", "*.py"):
-        tree = canonical(ast.parse(path.read_text(encoding="utf-8"), str(path)))
-        add(path.relative_to(chapter.root).as_posix(), repr(tree).encode())
+        text = path.read_text(encoding="utf-8")
+        add(path.relative_to(chapter.root).as_posix(), _code(text).encode())
     for path in _files(chapter.root / "entk_helpers", "*.html"):
         add(path.relative_to(chapter.root).as_posix(), path.read_bytes())
     for path in _files(chapter.root / "notebooks" / "data" / chapter.name, "*"):
         add(path.relative_to(chapter.root).as_posix(), path.read_bytes())
     return digest.hexdigest()
+
+
+@cache  # ten chapters ask for the same package
+def _code(text: str) -> str:
+    """What a module does, as text."""
+    return repr(canonical(ast.parse(text)))
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
