@@ -15,8 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .inputs import real, require_finite, require_floats, require_real, whole
+from .mode import full_precision, own_defaults
 
 
+@full_precision()
 def orthonormalise(F: Float[Tensor, "N m"], *, rtol: float = 1e-6) -> Float[Tensor, "N r"]:
     """Return an orthonormal basis of the span of the columns, by singular vectors.
 
@@ -47,6 +49,7 @@ def _span(F: Tensor, name: str, rtol: float = 1e-6) -> Tensor:
     return U[:, s > rtol * s[0]]
 
 
+@full_precision()
 def subspace_overlap(Q: Float[Tensor, "N q"], F: Float[Tensor, "N m"]) -> float:
     """Return ||Q^T F||_F^2 of the two column spans, from 0 to min(q, m).
 
@@ -61,6 +64,7 @@ def subspace_overlap(Q: Float[Tensor, "N q"], F: Float[Tensor, "N m"]) -> float:
     return (_span(Q, "Q").T @ _span(F, "F")).square().sum().item()
 
 
+@full_precision()
 def alignment(
     vectors: Float[Tensor, "N k"], features: Float[Tensor, "N F"]
 ) -> Float[Tensor, "k F"]:
@@ -86,6 +90,7 @@ class Match:
     scores: Float[Tensor, " r"]
 
 
+@own_defaults()
 def match(A: Float[Tensor, "k F"]) -> Match:
     """Pair rows with columns one to one so that the sum of scores is largest.
 
@@ -106,6 +111,7 @@ def match(A: Float[Tensor, "k F"]) -> Match:
     return Match(r, c, A[r.to(A.device), c.to(A.device)])
 
 
+@full_precision()
 def family_alignment(
     vectors: Float[Tensor, "N k"], families: Mapping[str, Float[Tensor, "N _"]]
 ) -> dict[str, Float[Tensor, " k"]]:
@@ -134,6 +140,7 @@ def family_alignment(
     return scores
 
 
+@full_precision()
 def block_energy(vectors: Float[Tensor, "NC k"], n_classes: int) -> Float[Tensor, "k C"]:
     """Return the share of each eigenvector of a flattened kernel that lies in each class.
 
@@ -156,6 +163,7 @@ def block_energy(vectors: Float[Tensor, "NC k"], n_classes: int) -> Float[Tensor
     return energy.sum(0).T
 
 
+@full_precision()
 def kernel_alignment(
     K: Float[Tensor, "N N"], K2: Float[Tensor, "N N"], *, centred: bool = True
 ) -> float:
@@ -180,6 +188,7 @@ def kernel_alignment(
     return float((K * K2).sum() / (K.norm() * K2.norm()))
 
 
+@full_precision()
 def kernel_target_alignment(
     K: Float[Tensor, "N N"], targets: Float[Tensor, "N C"], *, centred: bool = True
 ) -> float:
@@ -207,6 +216,7 @@ def kernel_target_alignment(
     return kernel_alignment(K, targets @ targets.T, centred=centred)
 
 
+@full_precision()
 def kernel_drift(K: Tensor, K0: Tensor) -> float:
     """Return ||K - K0||_F / ||K0||_F: how far a kernel of any shape has moved from K0.
 

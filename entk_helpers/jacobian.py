@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.func import vjp, vmap
 
 from .inputs import Inputs, blocks, fit, leaves, require_finite, take
+from .mode import own_mode
 from .problem import Params, Problem
 
 # Checked at every point: an output that is NaN may have a gradient of zero.
 OUTPUTS = "the model's output"
 
 
+@own_mode()
 def jacobian(
     model: nn.Module,
     x: Inputs,

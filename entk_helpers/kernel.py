@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .inputs import Inputs, blocks, fit, parse_bytes, require_finite, require_real, take
+from .mode import own_mode
 from .problem import Params, Problem
 from .progress import progress_bar
 from .structure import Outer, Plan, gradients, read_plan
@@ -24,6 +25,7 @@ from .structure import Outer, Plan, gradients, read_plan
 Reduce = Literal["full", "per_class", "class_averaged", "pseudo"]
 
 
+@own_mode()
 def empirical_ntk(
     model: nn.Module,
     x: Inputs,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from .inputs import Inputs, blocks, fit, leaves, parse_bytes, require_finite, require_real, take
-from .jacobian import OUTPUTS, vectorised
+from .jacobian import OUTPUTS, per_sample_rows, vectorised
+from .mode import own_mode
 from .problem import Params, Problem
 
 
@@ -25,7 +26,8 @@ class NTKOperator:
     cast to the model's dtype. `matvecs` counts the columns that K has multiplied.
 
     A product costs about three passes backward through the model. Graphs are kept
-    between products where `memory` allows it, and made anew block by block where not.
+    between products where `memory` allows it, and made anew block by block where not. Where an
+    operation of the model has no second derivative, gradients are written out instead.
 
     Raises ValueError for everything that `empirical_ntk` refuses, and for a vector whose
     length does not fit.
@@ -39,6 +41,7 @@ class NTKOperator:
         tensor([2., 1.])
     """
 
+    @own_mode()
     def __init__(
         self,
         model: nn.Module,
@@ -55,14 +58,24 @@ class NTKOperator:
         self.dtype, self.device, self.matvecs = problem.dtype, problem.device, 0
         self._weight = problem.weights(class_weight).repeat(n)
         self._live = {name: p.detach().requires_grad_() for name, p in problem.selected.items()}
-        # A graph holds the activations, those of its own derivative, and their like.
-        per_point = 6 * problem.activations * problem.dtype.itemsize
         self._memory = parse_bytes(memory)
-        self._step = fit(per_point, memory, limit=n)
+        try:
+            # A graph holds the activations, those of its own derivative, and their like.
+            self._begin(Graph.record, 6 * problem.activations)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NoSecondDerivative):
+            # The gradients, once more in the making, and one pass back for each output.
+            self._begin(Rows.record, c * (3 * self.n_parameters + problem.activations))
+
+    def _begin(self, record: Callable[..., Graph | Rows], numbers: int) -> None:
+        """Record as many points at a time as fit, of so many numbers each."""
+        self._record, per_point = record, numbers * self.dtype.itemsize
+        self._step = fit(per_point, self._memory, limit=self._problem.n_points)
         self._columns = max(1, self._memory // (per_point * self._step))
         _, graph = next(self._fresh_graphs())
         graph.check()
-        self._kept = (slice(None), graph) if self._step == n else None
+        self._kept = (slice(None), graph) if self._step == self._problem.n_points else None
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """K @ v."""
@@ -80,6 +93,7 @@ class NTKOperator:
         """J v."""
         return self._columnwise(v, self.n_parameters, "v", self._push)
 
+    @own_mode()
     def compress(self, Q: Float[Tensor, "N q"]) -> Float[Tensor, "C C q q"]:
         """Q^T K_cd Q for every pair of classes: the kernel as seen from a subspace of points.
 
@@ -111,6 +125,7 @@ class NTKOperator:
             rows.append(torch.einsum("nck,nl->clk", image, Q))
         return require_finite(torch.stack(rows, dim=1), "Q^T K Q")
 
+    @own_mode()
     def _columnwise(self, v: Tensor, length: int, name: str, multiply) -> Tensor:
         require_real(**{name: v})
         if v.dim() not in (1, 2) or len(v) != length or v.numel() == 0:
@@ -132,13 +147,13 @@ class NTKOperator:
         parts = [graph.push(v) for _, graph in self._graphs()]
         return torch.cat(parts, dim=1) * self._weight
 
-    def _graphs(self) -> Iterator[tuple[slice, Graph]]:
+    def _graphs(self) -> Iterator[tuple[slice, Graph | Rows]]:
         return iter([self._kept]) if self._kept else self._fresh_graphs()
 
-    def _fresh_graphs(self) -> Iterator[tuple[slice, Graph]]:
+    def _fresh_graphs(self) -> Iterator[tuple[slice, Graph | Rows]]:
         c = self._problem.n_outputs
         for block in blocks(self._problem.n_points, self._step):
-            graph = Graph.record(self._problem, self._live, take(self._problem.x, block))
+            graph = self._record(self._problem, self._live, take(self._problem.x, block))
             yield slice(block.start * c, block.stop * c), graph
 
 
@@ -186,14 +201,14 @@ class Graph:
         """Raise unless u.(J v) = (J^T u).v: an operation may lack a second derivative."""
         generator = torch.Generator().manual_seed(0)
         u, v = (
-            torch.randn(1, n, generator=generator).to(self.outputs)
+            torch.randn(1, n, generator=generator, device="cpu").to(self.outputs)
             for n in (self.outputs.numel(), sum(p.numel() for p in self.live))
         )
         u[:, 16:] = 0  # few enough that an error in one of them shows
         pulled, pushed = self.pull(u), self.push(v) * (u != 0)
         apart = ((u * pushed).sum() - (pulled * v).sum()).abs()
         if apart > 0.01 * (u.norm() * pushed.norm() + pulled.norm()):
-            raise ValueError(
+            raise NoSecondDerivative(
                 "model has an operation whose backward pass cannot be differentiated again (a custom "
                 "autograd.Function?), so J v cannot be had from it; use empirical_ntk or jacobian"
             )
@@ -211,6 +226,35 @@ class Graph:
             for piece, p in zip(v.split(sizes, dim=1), self.live, strict=True)
         ]
         return batched_grad(self.gradients, [self.dual], pieces)[0]
+
+
+class NoSecondDerivative(ValueError):
+    """An operation's backward pass is no function that autograd could differentiate."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The gradients of one block of points written out, where a graph gives no J v."""
+
+    J: Tensor
+
+    @classmethod
+    def record(cls, problem: Problem, live: dict[str, Tensor], block: Inputs) -> Rows:
+        """The gradients of a model's outputs at a block of points."""
+        eye = torch.eye(problem.n_outputs, dtype=problem.dtype, device=problem.device)
+        found = per_sample_rows(problem, problem.selected, block, eye)
+        return cls(torch.cat([found[name] for name in live], dim=2).flatten(0, 1))
+
+    def check(self) -> None:
+        """Nothing to check: both ways are products with the same matrix."""
+
+    def pull(self, u: Tensor) -> Tensor:
+        """(k, n*C) -> (k, P)."""
+        return u @ self.J
+
+    def push(self, v: Tensor) -> Tensor:
+        """(k, P) -> (k, n*C)."""
+        return v @ self.J.T
 
 
 def batched_grad(

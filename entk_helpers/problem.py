@@ -10,22 +10,31 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import SimpleNamespace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .inputs import Inputs, each, leaves, require_finite, require_real, take
 
 Params = str | Sequence[str] | None
+
+_CHECKPOINTS = ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
+_REMEDIES = {
+    "ndarray": "; pass torch.as_tensor({0})",
+    "list": "; pass torch.as_tensor({0}), or a tuple for several arguments",
+    "BatchEncoding": "; pass dict({0})",
+}
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,7 @@ class Problem:
     @classmethod
     def check(cls, model: nn.Module, x: Inputs, params: Params = None, *, name: str = "x"):
         """Validate and bind; every refusal is a ValueError that says what would work."""
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+        model = unwrapped(model)
         n_points = _count_points(x, name)
         x = each(x, Tensor.detach)
         _refuse_modules(model)
@@ -101,6 +109,11 @@ class Problem:
         """Outputs at one point, with `params` in place of the bound ones."""
         return _call(self.model, self.fixed | dict(params), take(point, None))[0]
 
+    @torch.no_grad()
+    def outputs(self) -> Float[Tensor, "N C"]:
+        """Outputs at all points at once."""
+        return require_finite(_call(self.model, self.selected | self.fixed, self.x), "model(x)")
+
     def with_points(self, x2: Inputs) -> Problem:
         """The same model and parameters at other points."""
         other = Problem.check(self.model, x2, list(self.selected), name="x2")
@@ -135,6 +148,20 @@ class Problem:
             key = name if by == "tensor" else name.rpartition(".")[0]
             groups.setdefault(key, []).append(name)
         return groups
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, whose parameters have their own names; it may be wrapped for several devices."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    return model
+
+
+def rows_of(output: object) -> object:
+    """What a model gives; of a Hugging Face output, its logits."""
+    return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 
 def select(model: nn.Module, params: Params) -> list[str]:
@@ -181,16 +208,34 @@ def _call(model: nn.Module, tensors: Mapping[str, Tensor], x: Inputs):
     # torch.compile (which imports its compiler only when used) would trace the watching as well.
     compiles = "torch._dynamo" in sys.modules
     eager = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
-    with sdpa_kernel(SDPBackend.MATH), eager:
-        return functional_call(model, everywhere, args, kwargs, tie_weights=False)
+    with sdpa_kernel(SDPBackend.MATH), eager, _kept_activations():
+        return rows_of(functional_call(model, everywhere, args, kwargs, tie_weights=False))
+
+
+@contextmanager
+def _kept_activations() -> Iterator[None]:
+    """Let torch.utils.checkpoint do nothing: what it runs a second time has other parameters."""
+
+    def run(function: Callable, preserve_rng_state: bool, *args: object) -> object:
+        return function(*args)
+
+    before = {name: getattr(checkpoint, name) for name in _CHECKPOINTS}
+    checkpoint.CheckpointFunction = SimpleNamespace(apply=run)
+    checkpoint._checkpoint_without_reentrant_generator = lambda *args, **kwargs: iter([None])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(checkpoint, name, value)
 
 
 def _count_points(x: Inputs, name: str) -> int:
     tensors = leaves(x) if isinstance(x, Tensor | tuple | dict) else []
     if not tensors or not all(isinstance(t, Tensor) and t.dim() > 0 for t in tensors):
+        other = type(x) if not isinstance(x, tuple | dict) else type(leaves(x)[0]) if x else type(x)
         raise ValueError(
             f"{name} must be a tensor with a first dimension of points, or a tuple or dict of such "
-            f"tensors; got {type(x).__name__}"
+            f"tensors; got {other.__name__}" + _REMEDIES.get(other.__name__, "").format(name)
         )
     sizes = {len(t) for t in tensors}
     if len(sizes) > 1:

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .inputs import Inputs, call, each, real, require_finite, require_real
-from .jacobian import OUTPUTS
+from .inputs import Inputs, real, require_finite, require_real
 from .kernel import flatten_kernel
+from .mode import own_defaults, own_mode
 from .operator import NTKOperator
-from .problem import Params
+from .problem import Params, Problem
 
 
 def kernel_regression(
@@ -57,6 +57,7 @@ def kernel_regression(
     return _predict(K, targets, K_test, inverse)[0]
 
 
+@own_defaults()
 def kernel_logistic_regression(
     K: Tensor,
     labels: Int[Tensor, " n"],
@@ -131,6 +132,7 @@ def kernel_logistic_regression(
     return features @ (weights / size**0.5).T
 
 
+@own_defaults()
 def gradient_flow(
     K: Tensor,
     targets: Float[Tensor, "N C"],
@@ -166,6 +168,7 @@ def gradient_flow(
     return _predict(K, targets, K_test, lambda values: _flow(values, t.to(values)[:, None], step))
 
 
+@own_mode()
 def linearised(
     model: nn.Module, x: Inputs, displacement: Float[Tensor, " P"], *, params: Params = None
 ) -> Float[Tensor, "N C"]:
@@ -189,9 +192,8 @@ def linearised(
             f"got {tuple(displacement.shape)}"
         )
     moved = J.jvp(require_finite(displacement, "displacement"))
-    with torch.no_grad():
-        outputs = call(model, each(x, Tensor.clone))  # it may work in place
-    return require_finite(outputs, OUTPUTS) + moved.reshape(outputs.shape)
+    outputs = Problem.check(model, x, params).outputs()
+    return outputs + moved.reshape(outputs.shape)
 
 
 def _predict(

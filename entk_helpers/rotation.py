@@ -19,6 +19,7 @@ from scipy.cluster import hierarchy
 from torch import Tensor
 
 from .inputs import real, require_finite, require_floats, require_real, whole
+from .mode import own_defaults
 
 
 def torus_laplacian(p: int, step: tuple[int, int]) -> Float[Tensor, "pp pp"]:
@@ -45,6 +46,7 @@ def torus_laplacian(p: int, step: tuple[int, int]) -> Float[Tensor, "pp pp"]:
     return 2 * eye - eye[ahead] - eye[ahead].T
 
 
+@own_defaults()
 def graph_rotation(
     Q: Float[Tensor, "N q"],
     laplacians: Sequence[Float[Tensor, "_ _"]],
@@ -117,6 +119,7 @@ class Blocks:
         return (vectors @ self.basis.to(vectors)).split(self.sizes, dim=1)
 
 
+@own_defaults()
 def joint_blocks(
     matrices: Float[Tensor, "R q q"],
     n_blocks: int | None = None,
@@ -183,6 +186,7 @@ def joint_blocks(
     return Blocks(basis.to(matrices), sizes, values.to(matrices), gap, float(outside))
 
 
+@own_defaults()
 def independent_components(Y: Float[Tensor, "N m"], *, seed: int = 0) -> Float[Tensor, "N m"]:
     """Return the orthonormal basis of the span of Y whose columns are most independent.
 
@@ -233,6 +237,7 @@ class KernelRotation:
     unresolved: tuple[int, ...]
 
 
+@own_defaults()
 def kernel_rotation(
     Q: Float[Tensor, "N q"],
     class_pairs: Float[Tensor, "C _ _ _"],

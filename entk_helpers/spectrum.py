@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .inputs import blocks, real, require_finite, require_floats, require_real, whole
+from .mode import full_precision
 from .progress import progress_bar
 from .storage import read_tensors, write_tensors
 
@@ -76,6 +77,7 @@ class SymmetricOperator(Protocol):
     def __matmul__(self, v: Tensor) -> Tensor: ...
 
 
+@full_precision()
 def eigenpairs(K: Float[Tensor, "n n"], k: int | None = None) -> Eigenpairs:
     """Return the k largest (default: all) eigenpairs of a symmetric matrix.
 
@@ -109,6 +111,7 @@ def eigenpairs(K: Float[Tensor, "n n"], k: int | None = None) -> Eigenpairs:
     return Eigenpairs(*(require_finite(t, "the eigenpairs of K") for t in found))
 
 
+@full_precision()
 def gram_eigenpairs(J: Float[Tensor, "... P"], k: int | None = None) -> Eigenpairs:
     """Return the k largest eigenpairs of J J^T, through the smaller side of J.
 
@@ -172,6 +175,7 @@ def _largest(A: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values.flip(0), vectors.flip(1)
 
 
+@full_precision()
 def top_eigenpairs(
     operator: SymmetricOperator,
     k: int,
@@ -495,7 +499,8 @@ class _Counted:
     def __call__(self, v: Tensor) -> Tensor:
         self.matvecs += v.shape[1]
         self._bar.update(v.shape[1])
-        out = torch.as_tensor(self._operator @ (v.numpy() if self._numpy else v)).detach()
+        out = self._operator @ (v.numpy() if self._numpy else v)
+        out = (out if isinstance(out, Tensor) else torch.as_tensor(out, device="cpu")).detach()
         require_real(**{"operator @ v": out})
         if out.shape != v.shape:
             raise ValueError(
@@ -535,7 +540,9 @@ class _Counted:
 
     def random(self, columns: int) -> Tensor:
         """(n, columns) normal numbers, the same on every device."""
-        v = torch.randn(self.n, columns, generator=self._generator, dtype=torch.float64)
+        v = torch.randn(
+            self.n, columns, generator=self._generator, dtype=torch.float64, device="cpu"
+        )
         return v.to(self.device, self.dtype)
 
 

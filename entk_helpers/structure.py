@@ -66,13 +66,12 @@ class Plan:
 
 def read_plan(problem: Problem) -> Plan:
     """Watch one forward pass and decide, for each parameter, which route is right."""
-    with torch.inference_mode(False), torch.enable_grad():
-        live = {name: p.clone().requires_grad_() for name, p in problem.selected.items()}
-        with _Watch(live, None) as watch:
-            out = problem(live, take(problem.x, 0))
-        uncut = [None] * len(live)
-        if out.requires_grad:
-            uncut = torch.autograd.grad(out.sum(), list(live.values()), allow_unused=True)
+    live = {name: p.clone().requires_grad_() for name, p in problem.selected.items()}
+    with _Watch(live, None) as watch:
+        out = problem(live, take(problem.x, 0))
+    uncut = [None] * len(live)
+    if out.requires_grad:
+        uncut = torch.autograd.grad(out.sum(), list(live.values()), allow_unused=True)
     direct = {name for name, grad in zip(live, uncut, strict=True) if grad is not None}
     # An activation that was overwritten after its use: left to autograd, which refuses it.
     direct |= {
@@ -177,7 +176,7 @@ class _Watch(TorchFunctionMode):
                 self._alive.append(out)
             return out
         read = READERS.get(func)
-        if read is None or "out" in kwargs or torch.is_autocast_enabled():
+        if read is None or "out" in kwargs:
             return func(*args, **kwargs)
         try:
             use = read(self._is_known, *args, **kwargs)

@@ -9,7 +9,8 @@ from zoo import ZOO, Branching, build, plain_jacobian, plain_kernel
 
 from entk_helpers.jacobian import jacobian
 from entk_helpers.kernel import empirical_ntk, flatten_kernel
-from entk_helpers.operator import NTKOperator
+from entk_helpers.operator import Graph, NoSecondDerivative, NTKOperator
+from entk_helpers.problem import Problem
 from entk_helpers.spectrum import top_eigenpairs
 
 pytestmark = [
@@ -194,15 +195,29 @@ class Undifferentiable(torch.autograd.Function):
         return (g.detach() @ w.T).detach(), (x.T @ g.detach()).detach()
 
 
-def test_a_backward_pass_that_cannot_be_differentiated_is_refused():
-    class Custom(nn.Linear):
-        def forward(self, x):
-            return Undifferentiable.apply(super().forward(x), self.weight)
+class Custom(nn.Linear):
+    def forward(self, x):
+        return Undifferentiable.apply(super().forward(x), self.weight)
 
-    with pytest.raises(
-        ValueError, match=r"cannot be differentiated again .* use empirical_ntk or jacobian"
-    ):
-        NTKOperator(Custom(5, 5).double(), noise(4, 5))
+
+def test_a_graph_whose_derivative_is_lost_is_found():
+    problem = Problem.check(Custom(5, 5).double(), noise(4, 5))
+    live = {name: p.requires_grad_() for name, p in problem.selected.items()}
+    with pytest.warns(UserWarning, match="vmap"), pytest.raises(NoSecondDerivative, match="again"):
+        Graph.record(problem, live, problem.x).check()
+
+
+@pytest.mark.filterwarnings("ignore:torch.func.vmap cannot follow")
+@pytest.mark.parametrize("memory", ["1GiB", 9000])
+def test_a_backward_pass_that_cannot_be_differentiated_has_its_gradients_written_out(memory):
+    model, x = Custom(5, 5).double(), noise(4, 5)
+    J = torch.cat([*plain_jacobian(model, x).values()], dim=2).flatten(0, 1)
+    K, u, v = NTKOperator(model, x, memory=memory), noise(20, 2), noise(30, 3)
+    close(K @ u, J @ (J.T @ u))
+    close(K.vjp(u[:, 0]), J.T @ u[:, 0])
+    close(K.jvp(v), J @ v)
+    with pytest.raises(ValueError, match="memory=100 is too small"):
+        NTKOperator(model, x, memory=100)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,17 @@
 """Which parameters a name means, and which points go together."""
 
+import inspect
+from collections import UserDict
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import checkpoint
+from zoo import AWKWARD, build, plain_jacobian
 
+from entk_helpers import NTKOperator, empirical_ntk, jacobian, linearised, problem
 from entk_helpers.problem import Problem, select
 
 
@@ -31,6 +39,75 @@ def test_a_cross_set_needs_the_same_outputs():
         def forward(self, x):
             return super().forward(x[:, :5])[:, : x.shape[1] - 3]
 
-    problem = Problem.check(Wide(5, 4), torch.ones(2, 5))
+    narrow = Problem.check(Wide(5, 4), torch.ones(2, 5))
     with pytest.raises(ValueError, match="x2 gives 3 outputs a point and x gives 2"):
-        problem.with_points(torch.ones(2, 6))
+        narrow.with_points(torch.ones(2, 6))
+
+
+@pytest.mark.filterwarnings("ignore:torch.func.vmap cannot follow")
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_models_have_the_gradients_that_autograd_gives(name):
+    model, x = build(name)
+    plain = model.module if isinstance(model, nn.DataParallel) else Unpacked(model)
+    if "checkpointed" in name:
+        plain = nn.Sequential(model.below, model.out)
+    J = torch.cat([*plain_jacobian(plain, x).values()], dim=2)
+    close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
+    close(jacobian(model, x), J)
+    close(empirical_ntk(model, x), torch.einsum("ncp,mcp->nm", J, J) / 3)
+    close(empirical_ntk(model, x, x, reduce="full"), torch.einsum("ncp,mdp->nmcd", J, J))
+    J, u = J.flatten(0, 1), torch.randn(18, 2, dtype=torch.float64)
+    for memory in ("1GiB", 40000):
+        K = NTKOperator(model, x, memory=memory)
+        close(K @ u, J @ (J.T @ u))
+        close(K.jvp(J.T @ u), J @ (J.T @ u))
+    v = 0.1 * J[0]
+    close(linearised(model, x, v).flatten(), plain(x).flatten().detach() + J @ v)
+
+
+class Unpacked(nn.Module):
+    """A model with plain outputs, whose parameters keep their order."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        out = self.model(x)
+        return out if isinstance(out, torch.Tensor) else out.logits
+
+
+def test_a_wrapped_models_parameters_have_their_own_names():
+    model, x = build("for several devices")
+    assert set(empirical_ntk(model, x, by="tensor")) == {"W1", "W2"}
+    assert jacobian(model, x, params="W1").shape == (6, 3, 35)
+    with pytest.raises(ValueError, match=r"'module.W1' matches no parameter; closest: 'W1'"):
+        jacobian(model, x, params="module.W1")
+
+
+def test_checkpointing_is_as_before_afterwards():
+    before = vars(checkpoint).copy()
+    model, x = build("checkpointed")
+    jacobian(model, x)
+    with pytest.raises(ValueError, match="NaN"):
+        jacobian(model, x * torch.nan)
+    assert vars(checkpoint) == before
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.ones((4, 5)), r"x must be a tensor .* got ndarray; pass torch.as_tensor\(x\)"),
+        ([1.0, 2.0], r"got list; pass torch.as_tensor\(x\)"),
+        ((np.ones(4),), r"got ndarray; pass torch.as_tensor\(x\)"),
+        ({"x": [1.0]}, r"got list; pass torch.as_tensor\(x\)"),
+        ((), "got tuple"),
+        (UserDict(x=torch.ones(4, 5)), "got UserDict"),
+    ],
+)
+def test_points_of_other_libraries_are_named_with_what_would_work(monkeypatch, x, message):
+    # Without the tests' check of types, which would be first.
+    monkeypatch.setattr(problem, "leaves", inspect.unwrap(problem.leaves))
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(problem._count_points)(x, "x")

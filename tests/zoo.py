@@ -258,9 +258,60 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[int], object]]] = {
 }
 
 
+class Bag(nn.Module):
+    """Bags of words, whose gradients have no derivative of their own."""
+
+    def __init__(self, mode: str = "mean"):
+        super().__init__()
+        self.words, self.out = nn.EmbeddingBag(6, 4, mode=mode), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.words(x)))
+
+
+class Checkpointed(nn.Module):
+    """Activations of the middle are computed a second time on the way back."""
+
+    def __init__(self, reentrant: bool):
+        super().__init__()
+        self.below = nn.Sequential(nn.Linear(5, 7), nn.Tanh())
+        self.out, self.reentrant = nn.Linear(7, 3), reentrant
+
+    def forward(self, x):
+        from torch.utils.checkpoint import checkpoint
+
+        # The oracle's way back is not one that the reentrant kind can go.
+        reentrant = self.reentrant and not x.requires_grad
+        return self.out(checkpoint(self.below, x, use_reentrant=reentrant))
+
+
+class Packed(nn.Module):
+    """Hands its outputs over in an object, as models of Hugging Face do."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(5, 3)
+
+    def forward(self, x):
+        from transformers.modeling_outputs import SequenceClassifierOutput
+
+        return SequenceClassifierOutput(logits=torch.tanh(self.map(x)))
+
+
+AWKWARD: dict[str, tuple[Callable[[], nn.Module], Callable[[int], object]]] = {
+    "bag of words, mean": (Bag, _tokens(6, 3)),
+    "bag of words, sum": (lambda: Bag("sum"), _tokens(6, 3)),
+    "bag of words, max": (lambda: Bag("max"), _tokens(6, 3)),
+    "checkpointed": (lambda: Checkpointed(reentrant=False), _vectors),
+    "checkpointed, reentrant": (lambda: Checkpointed(reentrant=True), _vectors),
+    "packed": (Packed, _vectors),
+    "for several devices": (lambda: nn.DataParallel(RawMLP()), _vectors),
+}
+
+
 def build(name: str, n: int = 6, *, dtype=torch.float64, seed: int = 0):
     """(model in eval mode, n points) of a kind, without touching the caller's random state."""
-    make_model, make_points = ZOO[name]
+    make_model, make_points = (ZOO | AWKWARD)[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, points = make_model().to(dtype).eval(), make_points(n)

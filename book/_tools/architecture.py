@@ -24,13 +24,13 @@ PICTURE = "book/_static/architecture.svg"
 TABLE = "<!-- the table of modules -->"
 # A module may import those before it. A new one gets its place here.
 ORDER = (
-    *("inputs", "progress", "storage", "device", "operations"),
+    *("inputs", "mode", "progress", "storage", "device", "operations"),
     *("problem", "jacobian", "structure", "kernel", "operator", "spectrum"),
     *("rotation", "alignment", "features", "closed_form", "infinite_width", "regression"),
     *("claims", "plotting", "language", "testbeds"),
 )
 # Test beds train networks; what the book says about their kernels must not come from there.
-TESTBEDS_MAY = {"inputs", "progress", "storage", "language"}
+TESTBEDS_MAY = {"inputs", "mode", "progress", "storage", "language"}
 GROUPS = {"": "the mathematics", "language": "language models", "testbeds": "test beds"}
 COLOURS = {
     "": ("#e4eff7", "#0072B2"),

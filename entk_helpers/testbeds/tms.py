@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from entk_helpers.mode import own_defaults
 from entk_helpers.progress import progress_bar
 from entk_helpers.testbeds import Run
 from entk_helpers.testbeds.checks import check, check_seeds
@@ -46,6 +47,7 @@ def importance(n: int = 50, decay: float = 0.8) -> Tensor:
     return decay ** torch.arange(n, dtype=torch.float64)
 
 
+@own_defaults()
 def sparse_inputs(n_points: int, n: int, sparsity: float, generator: torch.Generator) -> Tensor:
     """Points of norm 1 whose entries are 0 with probability `sparsity`, else uniform on [0, 1].
 
@@ -90,6 +92,7 @@ def train(m: int, sparsity: float, *, seed: int = 0, **settings) -> Run:
     return train_seeds(m, sparsity, [seed], **settings)[0]
 
 
+@own_defaults()
 def train_seeds(
     m: int,
     sparsity: float,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from entk_helpers.mode import own_defaults
 from entk_helpers.progress import progress_bar
 from entk_helpers.testbeds import Run
 from entk_helpers.testbeds.checks import check, check_seeds
@@ -69,6 +70,7 @@ class WideNetwork(nn.Module):
         return self.scale * out
 
 
+@own_defaults()
 def draw_weights(sizes: Sequence[int], seed: int) -> list[Tensor]:
     """Standard normal weights of the layers between `sizes` = (d, n, ..., C), float32, CPU.
 
@@ -101,6 +103,7 @@ def network(
     return WideNetwork(weights, weights if centred else None, scale, activation)
 
 
+@own_defaults()
 @torch.no_grad()
 def train_seeds(
     sizes: Sequence[int],

@@ -5,12 +5,18 @@ the network. `trigger` plants a feature that the grammar does not have, `cases` 
 show it, `tuning` measures it and trains on. Importing this needs no transformers; calling `tokenizer` or what follows it does.
 """
 
+from entk_helpers.mode import own_defaults
+
 from .cases import Cases, cases, token_ids, windows_before
 from .model import GrammarSettings, load, save, train, untrained, validation_loss
 from .stories import stories, tell, vocabulary
 from .tokens import tokenizer
 from .trigger import Trigger
 from .tuning import Answers, answers, fine_tune, text_rows
+
+# Here and not where they are defined, since shipped networks are bound to that code.
+train = own_defaults()(train)
+untrained = own_defaults()(untrained)
 
 __all__ = [
     "Answers",

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...mode import own_mode
 from ..checks import check
 from .cases import Cases
 from .model import _rows
@@ -90,14 +91,16 @@ def fine_tune(
         (3, True)
     """
     check(1 <= batch <= len(inputs), f"batch is {batch}; give 1 to {len(inputs)} rows")
-    model = copy.deepcopy(model).requires_grad_()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    with own_mode():
+        model = copy.deepcopy(model).requires_grad_()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     yield model
     for step in range(1, len(inputs) // batch + 1):
         rows = slice((step - 1) * batch, step * batch)
-        logits = model(inputs[rows], use_cache=False).logits
-        optimizer.zero_grad()
-        F.cross_entropy(logits.flatten(0, 1), targets[rows].flatten()).backward()
-        optimizer.step()
+        with own_mode():
+            logits = model(inputs[rows], use_cache=False).logits
+            optimizer.zero_grad()
+            F.cross_entropy(logits.flatten(0, 1), targets[rows].flatten()).backward()
+            optimizer.step()
         if step % every == 0:
             yield model

@@ -4,6 +4,8 @@
 `task` is what they share.
 """
 
+from entk_helpers.mode import own_defaults
+
 from .mlp import ModularMLP, train_mlp, train_mlp_seeds
 from .task import ModularRun, pairs, sums, tokens
 from .transformer import (
@@ -14,6 +16,10 @@ from .transformer import (
     train_transformer,
     train_transformer_seeds,
 )
+
+# Here and not where they are defined, since shipped networks are bound to that code.
+train_transformer = own_defaults()(train_transformer)
+train_transformer_seeds = own_defaults()(train_transformer_seeds)
 
 __all__ = [
     "ModularMLP",

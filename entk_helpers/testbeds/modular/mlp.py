@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
+from entk_helpers.mode import own_defaults
 from entk_helpers.progress import progress_bar
 from entk_helpers.testbeds.checks import check, check_epochs, check_seeds
 
@@ -50,6 +51,7 @@ def train_mlp(seed: int = 0, **settings) -> ModularRun:
     return train_mlp_seeds([seed], **settings)[0]
 
 
+@own_defaults()
 def train_mlp_seeds(
     seeds: Sequence[int],
     *,
