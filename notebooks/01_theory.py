@@ -41,7 +41,9 @@ from entk_helpers import (
     kernel_regression,
     kernel_target_alignment,
     linearised,
+    quadratic_ntk,
     relu_ntk,
+    top_eigenpairs,
 )
 from entk_helpers.claims import Ledger, verdict
 from entk_helpers.plotting import (
@@ -515,38 +517,46 @@ plt.show()
 BIAS_RATE = 0.02
 
 
-def mode_rates(width, activation, seed):
-    """Each mode's eigenvalue, and its decay over the prediction."""
-    start = wide.network((3, width, 1), seed, activation=activation)
-    pairs = eigenpairs(empirical_ntk(start.double(), x.double()))
-    values = pairs.values[pairs.values > 0.03].tolist()
-    modes = pairs.vectors[:, : len(values)]
-    looks = [max(1, round(1 / (value * BIAS_RATE))) for value in values]
-    run = wide.train_seeds(
+def mode_rates(width, activation):
+    """For each seed: every mode's eigenvalue, and its decay over the prediction."""
+    values, modes, looks = [], [], []
+    for seed in SEEDS:
+        start = wide.network((3, width, 1), seed, activation=activation)
+        pairs = eigenpairs(empirical_ntk(start.double(), x.double()))
+        values.append(pairs.values[pairs.values > 0.03])
+        modes.append(pairs.vectors[:, : len(values[-1])])
+        waits = (1 / (values[-1] * BIAS_RATE)).round().int()
+        looks.append(waits.clamp(min=1).tolist())
+    runs = wide.train_seeds(
         (3, width, 1),
         x,
-        modes.sum(1, keepdim=True).float(),
-        [seed],
-        steps=max(looks),
+        torch.stack([m.sum(1, keepdim=True).float() for m in modes]),
+        SEEDS,
+        steps=max(map(max, looks)),
         rate=BIAS_RATE,
         activation=activation,
         centred=True,
-        record_at=looks,
-    )[0]
-    for k, (value, look) in enumerate(zip(values, looks, strict=True)):
+        record_at=sorted({look for waits in looks for look in waits}),
+    )
+    return [
+        np.array([*zip(v.tolist(), decay(run, m, v, w), strict=True)])
+        for run, m, v, w in zip(runs, modes, values, looks, strict=True)
+    ]
+
+
+def decay(run, modes, values, looks):
+    """What is left of each mode when it is looked at, against the prediction."""
+    for mode, value, look in zip(modes.T, values.tolist(), looks, strict=True):
         outputs = run.history["outputs"][run.history["step"].index(look)]
-        left = 1 - (outputs[:, 0].double() @ modes[:, k]).item()
+        left = 1 - (outputs[:, 0].double() @ mode).item()
         # One step of gradient descent leaves 1 - rate * lambda of a mode.
-        yield (
-            value,
-            math.log(max(left, 1e-3)) / (look * math.log1p(-BIAS_RATE * value)),
+        yield math.log(max(left, 1e-3)) / (
+            look * math.log1p(-BIAS_RATE * value)
         )
 
 
 rates = {
-    (activation, width): [
-        np.array(list(mode_rates(width, activation, seed))) for seed in SEEDS
-    ]
+    (activation, width): mode_rates(width, activation)
     for activation in ("relu", "tanh")
     for width in (64, 512, 4096)
 }
@@ -737,18 +747,20 @@ def lazy_or_rich(scale, seed):
         watch=new,
     )[0]
 
-    def fit(model):
-        K, K_new = (empirical_ntk(model, a, points) for a in (points, new))
-        return mse(kernel_regression(K, product, K_new), truth)
+    def fit(K):
+        guess = kernel_regression(K[:200, :200], product, K[200:, :200])
+        return mse(guess, truth)
 
-    before, after = (empirical_ntk(m, new) for m in (run.at(0), run.model))
+    both = torch.cat([points, new])
+    first, last = (empirical_ntk(m, both) for m in (run.at(0), run.model))
+    before, after = first[200:, 200:], last[200:, 200:]
     return {
         "drift": kernel_drift(after, before),
         "alignment before": kernel_target_alignment(before, truth),
         "alignment": kernel_target_alignment(after, truth),
         "test error": mse(run.history["outputs"][-1], truth),
-        "first kernel": fit(run.at(0)),
-        "last kernel": fit(run.model),
+        "first kernel": fit(first),
+        "last kernel": fit(last),
     }
 
 
@@ -995,9 +1007,9 @@ def three_fits(run, epoch):
     """Predictions for the held-out pairs: exact, averaged, last layer only."""
     net, x, y = run.at(epoch), run.inputs, run.targets
     seen, new = x[run.train], x[~run.train]
-    parts = empirical_ntk(net, x, by="tensor")
+    parts = quadratic_ntk(net.W1, net.W2, x)  # see chapter 4
     last, averaged = parts["W2"], parts["W1"] + parts["W2"]
-    ridge = 1e-3 * torch.linalg.matrix_norm(last, 2).item()
+    ridge = 1e-3 * top_eigenpairs(last, 1, tol=1e-5).values.item()
 
     def fit(K, ridge=0.0):
         train, both = K[run.train][:, run.train], K[~run.train][:, run.train]
@@ -1218,11 +1230,11 @@ def tangent_modes(model, x):
 
 def toy_fit(model, x, targets, new, modes, ridge=0.0):
     """Weighted least squares in the tangent features, from the P x P side."""
-    J = NTKOperator(model, x, class_weight=weight)
-    right = J.vjp((weight * targets).flatten())
+    right = tms.ClosedForm.of(model, x, weight).vjp(weight * targets)
     values, vectors = modes
     step = vectors @ (vectors.T @ right / (values + ridge * values[-1]))
-    return NTKOperator(model, new).jvp(step).reshape(new.shape)
+    moved = tms.ClosedForm.of(model, new).jvp(step[:, None])
+    return moved.reshape(new.shape)
 
 
 def toy_distances(run, sparsity, seed):
@@ -1241,7 +1253,7 @@ def toy_distances(run, sparsity, seed):
         toy_fit(end, x, x, new, last, 1e-5),
         f0_new + toy_fit(end, x, x - f0, new, last, 1e-5),
     )
-    J = NTKOperator(end, x, class_weight=weight)
+    J = tms.ClosedForm.of(end, x, weight)
     gradient = relative_size(J.vjp, residual, x)
     condition = (last[0][-1] / last[0][0]).item()
     return (
@@ -1253,7 +1265,7 @@ def toy_distances(run, sparsity, seed):
 
 def relative_size(vjp, left, right):
     """Gradient at the end of training, over that of predicting zero."""
-    pull = [vjp((weight * part).flatten()).norm() for part in (left, right)]
+    pull = [vjp(weight * part).norm() for part in (left, right)]
     return (pull[0] / pull[1]).item()
 
 

@@ -265,6 +265,11 @@ class ClosedForm:
         )
         return (out * (self.gates * self.weight)[:, :, None]).reshape(-1, v.shape[1])
 
+    def vjp(self, u: Tensor) -> Tensor:
+        """J^T u for one number a point and class, u (n_points, n): (P,)."""
+        u = u * self.gates * self.weight
+        return torch.cat([(self.h.T @ u + self.W @ (u.T @ self.x)).flatten(), u.sum(0)])
+
 
 def _gradients_(
     W: Tensor, x: Tensor, f: Tensor, error: Tensor, loss_weight: Tensor

@@ -129,7 +129,7 @@ def train_seeds(
     scale. Seeds stop together: after `steps`, or when every loss, (1/2) mean (f - y)^2, is at or
     below `stop_loss`.
 
-    x (N, d), targets (N, C); sizes (d, n, ..., C). `watch` (M, d): points whose outputs are
+    x (N, d); targets (N, C), or (seeds, N, C), each seed its own; sizes (d, n, ..., C). `watch` (M, d): points whose outputs are
     recorded, x unless given. `record_at`: the steps recorded in the history and kept as
     checkpoints, beside the first and the last. Returns a `Run` per seed; history: "step",
     "loss", "outputs" (a list of (M, C)). `device`: the CPU unless given. Raises ValueError for
@@ -143,8 +143,10 @@ def train_seeds(
         [True, True]
     """
     sizes, seeds, watch = list(sizes), list(seeds), x if watch is None else watch
-    _check_data(sizes, x, targets, watch)
     check_seeds(seeds)
+    own = targets.dim() == 3 and len(targets) == len(seeds)
+    _check_data(sizes, x, targets[0] if own else targets, watch)
+    check(not own or bool(targets.isfinite().all()), "targets holds NaN or Inf; clean it first")
     check(steps >= 1, f"steps is {steps}; give at least 1")
     check(rate > 0, f"rate is {rate}; give a positive number")
     check(scale > 0, f"scale is {scale}; give a positive number")
@@ -172,7 +174,7 @@ def train_seeds(
             alive = out.abs().amax((1, 2)) > 0
             if step == 0:
                 # Far above the start, and above where a large rate may catapult it and return.
-                ceiling = 1e6 * (loss + targets.square().sum(1).mean() + 1)
+                ceiling = 1e6 * (loss + targets.square().sum(-1).mean(-1) + 1)
                 born = alive
             check(
                 bool((loss <= ceiling).all()) and bool((alive | ~born).all()),
@@ -191,9 +193,10 @@ def train_seeds(
 
     runs = []
     for r in range(len(seeds)):
-        initial = [W[r] for W in start] if centred else None
-        models = {
-            s: WideNetwork([W[r] for W in Ws], initial, scale, activation)
+        initial = [W[r] for W in start] if centred else []
+        fixed = {f"start{layer}": W for layer, W in enumerate(initial)}
+        checkpoints = {
+            s: {f"weights.{layer}": W[r] for layer, W in enumerate(Ws)} | fixed
             for s, (_, _, Ws) in records.items()
         }
         history = {
@@ -201,8 +204,9 @@ def train_seeds(
             "loss": [loss[r].item() for loss, _, _ in records.values()],
             "outputs": [seen[r] for _, seen, _ in records.values()],
         }
-        checkpoints = {s: model.state_dict() for s, model in models.items()}
-        runs.append(Run(models[max(models)], x, targets, history, checkpoints))
+        last = [W[r] for W in records[max(records)][2]]
+        model = WideNetwork(last, initial or None, scale, activation)
+        runs.append(Run(model, x, targets[r] if own else targets, history, checkpoints))
     return runs
 
 
