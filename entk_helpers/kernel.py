@@ -258,15 +258,15 @@ def _contract_outer(f: Outer, h: Outer, reduce: Reduce, budget: int) -> Tensor:
         b = slice(0, a.stop) if f is h and reduce != "full" else slice(0, m)
         aa = _activation_gram(f.A[a], h.A[b])
         if reduce == "full":
-            bb = torch.einsum("nrgto,mqgso->gntmsrq", f.B[a], h.B)
-            aa = aa.reshape(g, -1, t, m, s)[..., None, None]
-            out[a] = bb.mul_(aa).sum((0, 2, 4))
+            bb = torch.einsum("nrgto,mqgso->gtnsmrq", f.B[a], h.B)
+            aa = aa.reshape(g, t, -1, s, m)[..., None, None]
+            out[a] = bb.mul_(aa).sum((0, 1, 3))
             continue
         for k in range(keep):
             bb = torch.zeros_like(aa, dtype=f.B.dtype)
             for r in range(rows) if keep == 1 else [k]:
-                bb.baddbmm_(_points_first(f.B[a, r]), _points_first(h.B[b, r]).mT)
-            part = bb.mul_(aa).reshape(g, -1, t, b.stop, s).sum((0, 2, 4))
+                bb.baddbmm_(_positions_first(f.B[a, r]), _positions_first(h.B[b, r]).mT)
+            part = bb.mul_(aa).reshape(g, t, -1, s, b.stop).sum((0, 1, 3))
             out[k, a, b] = part
             if f is h:
                 out[k, b, a] = part.T
@@ -274,15 +274,16 @@ def _contract_outer(f: Outer, h: Outer, reduce: Reduce, budget: int) -> Tensor:
 
 
 def _activation_gram(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products (g, n*t, m*s) of activations, or equality of row numbers."""
+    """Inner products (g, t*n, s*m) of activations, or equality of row numbers."""
     if a.is_floating_point():
-        return _points_first(a) @ _points_first(b).mT
-    return a.transpose(0, 1).flatten(1)[:, :, None] == b.transpose(0, 1).flatten(1)[:, None, :]
+        return _positions_first(a) @ _positions_first(b).mT
+    a, b = (rows.permute(1, 2, 0).flatten(1) for rows in (a, b))
+    return a[:, :, None] == b[:, None, :]
 
 
-def _points_first(value: Tensor) -> Tensor:
-    """(n, g, t, i) -> (g, n*t, i)."""
-    return value.transpose(0, 1).flatten(1, 2)
+def _positions_first(value: Tensor) -> Tensor:
+    """(n, g, t, i) -> (g, t*n, i): sums over positions then run along the points."""
+    return value.permute(1, 2, 0, 3).flatten(1, 2)
 
 
 def _mirror(kernel: Tensor, reduce: Reduce) -> Tensor:
