@@ -104,19 +104,22 @@ table(
 )
 
 # %% [markdown]
-# A feature counts as *reconstructed* when $(W^\T W)_{ii} \geq 0.75$, as in the paper. The next function is all that it takes to
+# A feature counts as *reconstructed* when $(W^\T W)_{ii} \geq 0.75$, as in the paper. The next cell is all that it takes to
 # get the leading eigenpairs of a network's kernel; the sections below explain its lines.
 
 
 # %%
+def largest(gram, k):
+    """The k largest eigenpairs of a matrix, small or large."""
+    if len(gram) < 1000:
+        return eigenpairs(gram, k)
+    return top_eigenpairs(gram, k, tol=1e-6, block=8)
+
+
 def kernel_pairs(model, x, tau=0.0, k=60):
     """The k largest eigenvalues of the flattened kernel, and their vectors."""
     form = tms.ClosedForm.of(model, x, tms.importance() ** (tau / 2))
-    gram = form.gram()  # (P, P), the smaller side
-    if len(gram) < 1000:
-        pairs = eigenpairs(gram, k)
-    else:
-        pairs = top_eigenpairs(gram, k, tol=1e-6)
+    pairs = largest(form.gram(), k)  # (P, P), the smaller side
     return pairs.values, form.jvp(pairs.vectors) / pairs.values.sqrt()
 
 
@@ -343,28 +346,34 @@ print(
 #
 # Now the kernels: 3 settings, 8 seeds, before and after training, three values of $\tau$. We keep the 60 largest
 # eigenvalues, and what the top 50 eigenvectors look like: how much of each lies in the rows of
-# each output (*energy*: the sum of squared entries there, `block_energy`), and its $\abs{\cos}$ with each feature (`alignment`). A feature vector
+# each output (*energy*: the sum of squared entries there, `block_energy`), and its $\abs{\cos}$ with each feature (`cosines`). A feature vector
 # has $x_i$ in the rows of output $i$ and zero elsewhere, as in the paper.
 
 # %%
 TAUS = (0.0, 0.33, 1.0)
-spectra, energy, cosine, beyond = {}, {}, {}, {}
+spectra, energy, cosine, beyond, on_gates = {}, {}, {}, {}, {}
 
 
 def study(model, x, tau):
     """One network's kernel: values, energy, cosines, shares beyond the gates."""
     values, vectors = kernel_pairs(model, x, tau)
     top = vectors[:, :50]
-    share = (top.T @ beyond_gates(model, x)).square()  # (50, 50)
-    return values, block_energy(top, 50), alignment(top, tms_features(x)), share
-
-
-def beyond_gates(model, x):
-    """Each feature less what its gate explains, as unit vectors."""
     gates = tms.ClosedForm.of(model, x).gates
+    share = cosines(top, beyond_gates(gates, x)).square()  # (50, 50)
+    first_gates = cosines(top, gates)[:, :10]
+    return values, block_energy(top, 50), cosines(top, x), share, first_gates
+
+
+def cosines(V, F):
+    """|cos| of vectors with the columns of F, column i in the rows of output i."""
+    F = F / F.norm(dim=0).clamp(min=1e-9)
+    return torch.einsum("pik,pi->ki", V.unflatten(0, F.shape), F).abs()
+
+
+def beyond_gates(gates, x):
+    """Each feature less what its gate explains."""
     value = gates * x
-    value = value - gates * value.sum(0) / gates.sum(0).clamp(min=1)
-    return tms_features(value / value.norm(dim=0).clamp(min=1e-9))
+    return value - gates * value.sum(0) / gates.sum(0).clamp(min=1)
 
 
 for name in SETTINGS:
@@ -375,9 +384,9 @@ for name in SETTINGS:
                 for run in runs[name]
             ]
             key = (name, step, tau)
-            spectra[key], energy[key], cosine[key], beyond[key] = map(
-                torch.stack, zip(*found, strict=True)
-            )
+            kept = (spectra, energy, cosine, beyond, on_gates)
+            for of, each in zip(kept, zip(*found, strict=True), strict=True):
+                of[key] = torch.stack(each)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-spectra", "caption": "**The cliff at 50 is real, and the other one moves.** The 60 largest eigenvalues at the end of training (blue) and before it (grey), one line for each of 8 seeds, $\\tau = 0$; linear axis as in the first row of Figure 1 of the paper. Dashed lines: 50 and, for seed 0 alone, the number of reconstructed features (dense, wide) or 50 minus that number (sparse)."}, "image": {"alt": "Three panels of eight blue and eight grey curves. All blue curves drop to near zero after 50. The dense ones have an early step, the sparse ones a late one, the wide ones slope smoothly. Grey curves drop at 50 in the sparse and wide settings."}}
 fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.0))
@@ -1085,13 +1094,9 @@ plt.show()
 
 
 # %% tags=["hide-input"]
-def split(run, shares, tau):
+def split(energy, shares, on_gates):
     """Share of features 0-9 by place: own output's first vector, its later ones, the rest."""
-    model, x = run.model.double(), run.inputs.double()
-    _, vectors = kernel_pairs(model, x, tau, k=50)
-    gates = tms_features(tms.ClosedForm.of(model, x).gates)
-    owner = block_energy(vectors, 50).argmax(1)
-    first = alignment(vectors, gates[:, :10]).argmax(0)
+    owner, first = energy.argmax(1), on_gates.argmax(0)
     for i in range(10):
         own = shares[owner == i, i].sum()
         gate = shares[first[i], i]
@@ -1103,12 +1108,9 @@ rows = []
 for name in SETTINGS:
     for tau in (1.0, 0.33):
         parts = []
-        for run, shares in zip(
-            runs[name], beyond[name, STEPS, tau], strict=True
-        ):
-            gate, later = (
-                sum(c) / 10 for c in zip(*split(run, shares, tau), strict=True)
-            )
+        each = (of[name, STEPS, tau] for of in (energy, beyond, on_gates))
+        for seed in zip(*each, strict=True):
+            gate, later = (sum(c) / 10 for c in zip(*split(*seed), strict=True))
             parts.append((gate, later))
         rows.append(
             (
@@ -1291,7 +1293,7 @@ for name in SETTINGS:
     ratios = []
     for run in runs[name]:
         gram = tms.ClosedForm.of(run.model, run.inputs).gram()[:-50, :-50]
-        values = top_eigenpairs(gram, 52, tol=1e-5).values
+        values = largest(gram, 52).values
         ratios.append((values[49] / values[50]).item())
     rows.append((name, spread(ratio_at(name, 50)), spread(ratios)))
 table(["setting", "ratio at 50", "without the bias"], rows)
