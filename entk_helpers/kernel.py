@@ -111,6 +111,44 @@ def empirical_ntk(
     return kernels if by else kernels[""]
 
 
+def compressed_ntk(
+    model: nn.Module,
+    x: Inputs,
+    Q: Float[Tensor, "N q"],
+    *,
+    params: Params = None,
+    memory: str | int = "1GiB",
+) -> Float[Tensor, "C C q q"]:
+    """Q^T K_cd Q for every pair of classes, as from `NTKOperator.compress`.
+
+    One pass backward for each class serves all columns of Q: the factors of the gradients are
+    summed over points with the weights in Q. The sums, (C * q, P), come on top of `memory`.
+
+    Examples:
+        >>> model, x = torch.nn.Linear(2, 1), torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> compressed_ntk(model, x, torch.ones(2, 1)).item()  # all entries of x.x' + 1
+        9.0
+    """
+    problem = Problem.check(model, x, params)
+    n, classes = problem.n_points, problem.n_outputs
+    require_real(Q=Q)
+    if Q.dim() != 2 or len(Q) != n or not Q.numel():
+        raise ValueError(f"Q must have shape ({n}, q), one row a point, got {tuple(Q.shape)}")
+    Q = require_finite(Q, "Q").detach().to(problem.device, problem.dtype)
+    plan, rows = read_plan(problem), torch.diag(problem.weights(None))
+    points, _ = _step(problem, plan, "pseudo", classes, n, memory)
+    sums: dict[str, Tensor] = {}
+    for block in blocks(n, points):
+        found = gradients(problem, plan, take(problem.x, block), rows)
+        for name, gradient in found.items():
+            part = _weighted_sums(gradient, Q[block])
+            sums[name] = sums[name].add_(part) if name in sums else part
+    size = classes * Q.shape[1]
+    gram = sum((J @ J.T for J in sums.values()), Q.new_zeros(size, size))
+    gram = gram.unflatten(0, (classes, -1)).unflatten(2, (classes, -1)).transpose(1, 2)
+    return require_finite(gram, "Q^T K Q")
+
+
 def flatten_kernel(K: Float[Tensor, "N M C C"]) -> Float[Tensor, "NC MC"]:
     """(N, M, C, C) -> (N*C, M*C); row n*C + c is point n, output c.
 
@@ -180,6 +218,16 @@ def _step(
     pair = 4 * item * {"full": n_rows**2, "per_class": classes}.get(reduce, 1)
     points = int(2 * budget / (need + math.sqrt(need**2 + 4 * pair * budget)))
     return max(1, min(most, points)), classes
+
+
+def _weighted_sums(f: Outer | Tensor, Q: Tensor) -> Tensor:
+    """Gradients summed over points with each column of Q: (R * q, P), P in any one order."""
+    if isinstance(f, Outer) and f.A.is_floating_point():
+        sums = torch.einsum("nrgto,nkgti->rkgoi", f.B, torch.einsum("nk,ngti->nkgti", Q, f.A))
+    else:
+        f = f.dense() if isinstance(f, Outer) else f
+        sums = torch.einsum("nk,nrp->rkp", Q, f)
+    return sums.flatten(0, 1).flatten(1)
 
 
 def _prefer_dense(t: int, g: int, o: int, i: int, rows: int, reduce: Reduce) -> bool:
@@ -258,15 +306,15 @@ def _contract_outer(f: Outer, h: Outer, reduce: Reduce, budget: int) -> Tensor:
         b = slice(0, a.stop) if f is h and reduce != "full" else slice(0, m)
         aa = _activation_gram(f.A[a], h.A[b])
         if reduce == "full":
-            bb = torch.einsum("nrgto,mqgso->gtnsmrq", f.B[a], h.B)
-            aa = aa.reshape(g, t, -1, s, m)[..., None, None]
-            out[a] = bb.mul_(aa).sum((0, 1, 3))
+            bb = torch.einsum("nrgto,mqgso->gntmsrq", f.B[a], h.B)
+            aa = aa.reshape(g, t, -1, s, m).permute(0, 2, 1, 4, 3)[..., None, None]
+            out[a] = bb.mul_(aa).sum((0, 2, 4))
             continue
         for k in range(keep):
             bb = torch.zeros_like(aa, dtype=f.B.dtype)
             for r in range(rows) if keep == 1 else [k]:
                 bb.baddbmm_(_positions_first(f.B[a, r]), _positions_first(h.B[b, r]).mT)
-            part = bb.mul_(aa).reshape(g, t, -1, s, b.stop).sum((0, 1, 3))
+            part = bb.mul_(aa).reshape(g * t, -1, s, b.stop).sum(0).sum(1)
             out[k, a, b] = part
             if f is h:
                 out[k, b, a] = part.T

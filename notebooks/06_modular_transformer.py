@@ -36,7 +36,6 @@ from matplotlib.patches import FancyBboxPatch
 from scipy.stats import spearmanr
 
 from entk_helpers import (
-    NTKOperator,
     alignment,
     eigenpairs,
     empirical_ntk,
@@ -53,6 +52,7 @@ from entk_helpers import (
     torus_laplacian,
 )
 from entk_helpers.claims import Ledger, verdict
+from entk_helpers.kernel import compressed_ntk
 from entk_helpers.plotting import (
     COLOURS,
     plot_heatmap,
@@ -1195,10 +1195,14 @@ print(
 
 
 # %%
-def follow(run, epochs, F, q):
+def leading(run, epochs):
+    """Leading eigenvectors, epoch by epoch."""
+    return [final_vectors(run, epoch)[:, :28] for epoch in epochs]
+
+
+def follow(found, F, q):
     """Share of F in the first q eigenvectors, epoch by epoch."""
-    found = [final_vectors(run, epoch)[:, :q] for epoch in epochs]
-    return np.array([share(V, F) for V in found])
+    return np.array([share(V[:, :q], F) for V in found])
 
 
 def own_labels(run):
@@ -1217,19 +1221,24 @@ def peak(epochs, values):
 # %% tags=["hide-input"]
 whole = sum_modes(range(1, 15))
 fine = np.array(FINE)
+paths = {s: leading(run, FINE) for s, run in early.items()}
 growth = {
-    s: follow(run, FINE, sum_modes(key[s]), 1 + 2 * len(key[s]))
-    for s, run in early.items()
+    s: follow(found, sum_modes(key[s]), 1 + 2 * len(key[s]))
+    for s, found in paths.items()
 }
-blind = {s: follow(run, FINE, whole, 28) for s, run in early.items()}
-own = {s: follow(run, FINE, own_labels(run), 28) for s, run in shuffled.items()}
+blind = {s: follow(found, whole, 28) for s, found in paths.items()}
+own = {
+    s: follow(leading(run, FINE), own_labels(run), 28)
+    for s, run in shuffled.items()
+}
 GRID = [e for e in runs[0].checkpoints if e <= END]  # of the files 0 to 9
 slow = {
-    s: follow(runs[s], GRID, sum_modes(key[s]), 1 + 2 * len(key[s]))
+    s: follow(leading(runs[s], GRID), sum_modes(key[s]), 1 + 2 * len(key[s]))
     for s in FIRST
 }
-long_keys = follow(again, LONG, sum_modes(key[2]), 5)
-long_blind = follow(again, LONG, whole, 28)
+long_path = leading(again, LONG)
+long_keys = follow(long_path, sum_modes(key[2]), 5)
+long_blind = follow(long_path, whole, 28)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-mt-dynamics", "caption": "**In every network the share of the sum has an early rise, in the first 300 epochs.** Left: seed 2, trained on this page: accuracy on training pairs (grey) and unseen pairs (black), share of the sum modes at its two keys in the first five eigenvectors (blue), and of all 28 sum modes in the first 28 (green). Middle: slope of the blue quantity over the first 300 epochs, all 20 seeds, each with its own final keys: grokked at epoch 4000 (blue) or not (orange). Right: slope of the green quantity, 20 seeds (green), and in ten networks with shuffled labels, for their own labels (pink)."}, "image": {"alt": "Left, four curves against epoch on a logarithmic axis; the blue one rises from epoch 100, bends, and jumps near epoch 700; the black one stays below it for most of the time; the green one stays below 0.3. Middle, twenty curves with maxima between 50 and 250, blue and orange mixed. Right, green curves with maxima below 150, pink ones lower and a little earlier."}}
 fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.1))
@@ -1990,7 +1999,7 @@ print(f"regression minus network, for a network at .1 to .9: {spread(every)}")
 # %%
 def class_pairs(model, Q):
     """Q^T K_cd Q for the 29 outputs that are digits."""
-    return NTKOperator(model, x).compress(Q)[:p, :p]
+    return compressed_ntk(model, x, Q)[:p, :p]
 
 
 def wave_scores(V, ks):
@@ -2017,10 +2026,11 @@ def components(Q):
 # %% tags=["hide-input"]
 dice = torch.Generator().manual_seed(0)
 bases, gaps, torus = {}, {}, torus_laplacian(p, (1, 1))
+rotations = {}
 for s in DONE:
     model, ks = runs[s].at(8000), late_key[s]
     Q = subspace(s)
-    rotation = kernel_rotation(Q, class_pairs(model, Q))
+    rotation = rotations[s] = kernel_rotation(Q, class_pairs(model, Q))
     gaps[s] = len(rotation.blocks.sizes)
     mixed = torch.randn(Q.shape[1], Q.shape[1], generator=dice)
     for name, V in {
@@ -2053,7 +2063,7 @@ def ordered(V, ks):
 show = DONE[-1]
 ks = late_key[show]
 Q = subspace(show)
-rotated = kernel_rotation(Q, class_pairs(runs[show].at(8000), Q)).vectors
+rotated = rotations[show].vectors
 fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.1), width_ratios=(1, 1, 1.3))
 for ax, V, title in zip(
     axes, (Q, rotated), ("eigenvectors", "kernel's own"), strict=False

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from zoo import ZOO, build, plain_jacobian, plain_kernel, reduced
 
 from entk_helpers import kernel as kernel_module
-from entk_helpers.kernel import empirical_ntk, flatten_kernel
+from entk_helpers.kernel import compressed_ntk, empirical_ntk, flatten_kernel
 from entk_helpers.testbeds.tms import ToyModel
 
 REDUCTIONS = ("full", "per_class", "class_averaged", "pseudo")
@@ -49,6 +49,21 @@ def test_every_model_matches_plain_autograd(name):
                 close(K, reduced(expected[key], reduce), f"{reduce} {key}")
         whole = got if by is None else sum(got.values())
         close(whole, reduced(sum(expected.values()), reduce), f"{reduce} whole")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_compressed_kernels_are_those_of_the_full_kernel(name):
+    model, x = build(name)
+    K = empirical_ntk(model, x, reduce="full")
+    Q = torch.randn(len(K), 3, generator=torch.Generator().manual_seed(0)).to(K)
+    expected = torch.einsum("nk,nmcd,ml->cdkl", Q, K, Q)
+    close(compressed_ntk(model, x, Q), expected, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (6, 0)])
+def test_columns_that_do_not_fit_are_refused(shape):
+    with pytest.raises(ValueError, match=r"Q must have shape \(6, q\), one row a point, got"):
+        compressed_ntk(*build("raw parameters"), torch.ones(shape))
 
 
 @pytest.mark.parametrize("reduce", REDUCTIONS)
