@@ -21,7 +21,7 @@ from .closed_form import quadratic_class_pairs, quadratic_ntk
 from .features import fourier_families, tms_features
 from .infinite_width import InfiniteWidth, relu_ntk
 from .jacobian import jacobian
-from .kernel import empirical_ntk, flatten_kernel
+from .kernel import compressed_ntk, empirical_ntk, flatten_kernel
 from .operator import NTKOperator
 from .regression import (
     gradient_flow,
@@ -59,6 +59,7 @@ __all__ = [
     "alignment",
     "block_energy",
     "cliffs",
+    "compressed_ntk",
     "eigenpairs",
     "empirical_ntk",
     "family_alignment",

@@ -111,6 +111,7 @@ def empirical_ntk(
     return kernels if by else kernels[""]
 
 
+@own_mode()
 def compressed_ntk(
     model: nn.Module,
     x: Inputs,

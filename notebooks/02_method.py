@@ -679,7 +679,7 @@ print(
 
 # %% tags=["hide-input"]
 MEASURE = """
-import os, resource, time
+import resource, sys, time
 from pathlib import Path
 import torch
 from torch import nn
@@ -697,37 +697,31 @@ def gram(x):
 
 torch.set_num_threads(1)
 net = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
-routes = {
+route = {
     "jacobian": gram,
     "full": lambda x: empirical_ntk(net, x, reduce="full"),
     "class_averaged": lambda x: empirical_ntk(net, x),
     "pseudo": lambda x: empirical_ntk(net, x, reduce="pseudo"),
     "operator": lambda x: NTKOperator(net, x) @ torch.ones(10 * len(x)),
-}
+}[sys.argv[1]]
 x = torch.randn(100, 64)
-for name, route in routes.items():
-    if child := os.fork():
-        assert os.waitpid(child, 0)[1] == 0
-        continue
-    route(x[:4])
-    start, began = peak(), time.perf_counter()
-    route(x)
-    print(name, time.perf_counter() - began, peak() - start, flush=True)
-    os._exit(0)
+route(x[:4])
+start, began = peak(), time.perf_counter()
+route(x)
+print(time.perf_counter() - began, peak() - start)
 """
 
 
-def measure():
-    """Seconds and peak bytes of each route, in a process of its own."""
+def measure(route):
+    """Seconds and peak bytes of one route, in a process of its own."""
     run = subprocess.run(
-        [sys.executable, "-c", MEASURE],
+        [sys.executable, "-c", MEASURE, route],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    lines = map(str.split, run.stdout.splitlines())
-    return {name: tuple(map(float, numbers)) for name, *numbers in lines}
+    return map(float, run.stdout.split())
 
 
 N, P, wide = 100, 85_002, (64, 256, 256, 10)
@@ -739,7 +733,7 @@ exact = {
     "pseudo": ("structured, pseudo", "$N^2\\sum_l(i_l+o_l)$", N * (sum(wide[:-1]) + sum(wide[1:])) + N**2),
     "operator": ("one product $Kv$, matrix-free", "about 3 backward passes", P + 2 * N * sum(wide) + N * C),
 }  # fmt: skip
-cost = measure()
+cost = {route: tuple(measure(route)) for route in exact}
 table(
     [
         "route",

@@ -25,6 +25,14 @@ MODELS = {
         **SIZES, num_attention_heads=3, num_key_value_heads=1, intermediate_size=20, **IDS)),
     "gpt 2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2, **IDS)),
     "gpt neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**SIZES, **PLAIN, **IDS)),
+    # Adds to the MLP's outputs in place.
+    "falcon": lambda: hf.FalconForCausalLM(hf.FalconConfig(
+        vocab_size=37, hidden_size=12, num_hidden_layers=3, num_attention_heads=3,
+        ffn_hidden_size=20, **IDS)),
+    # Puts the tokens of all windows in one row for its MLP.
+    "opt": lambda: hf.OPTForCausalLM(hf.OPTConfig(
+        vocab_size=37, hidden_size=12, word_embed_proj_dim=12, num_hidden_layers=3, ffn_dim=20,
+        num_attention_heads=3, max_position_embeddings=32, **IDS)),
 }  # fmt: skip
 
 

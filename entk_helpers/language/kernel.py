@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..inputs import parse_bytes, require_finite, require_real
 from ..jacobian import OUTPUTS
+from ..mode import own_mode
 from ..operator import Graph, batched_grad
-from .models import Parts, Readout, RightPadded, differentiable, first, linear_map, trace
+from .models import Parts, Readout, RightPadded, bare, differentiable, first, linear_map, trace
 from .processes import several
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class LogitKernel:
         (torch.Size([64]), 1)
     """
 
+    @own_mode()
     def __init__(
         self,
         model: PreTrainedModel,
@@ -86,6 +88,7 @@ class LogitKernel:
         memory: str | int = "1GiB",
         written_out: bool = False,
     ):
+        model = bare(model)
         parts = Parts.of(model)
         parts.layer(layer)
         self.layer, self.module = layer % len(parts.layers), module
@@ -134,6 +137,7 @@ class LogitKernel:
         dist.broadcast(out, 0)
         return out.to(v.device)
 
+    @own_mode()
     def _columnwise(
         self, v: Tensor, length: int, name: str, multiply: Callable[[Tensor], Tensor]
     ) -> Tensor:
@@ -320,7 +324,8 @@ class _Tail:
         self, Z: Tensor, hidden: Tensor, last: Tensor, calls: list[tuple], after: list
     ) -> Tensor:
         """Final states (n, d) as a function of the linear map's outputs."""
-        hook = self.linear.register_forward_hook(lambda *_: Z)
+        # A copy in the shape of the map's own outputs, as a layer may go on in the same memory.
+        hook = self.linear.register_forward_hook(lambda _, __, out: Z.clone().reshape(out.shape))
         try:
             for i, (layer, (args, kwargs)) in enumerate(zip(self.layers, calls, strict=True)):
                 if self.short and i == len(calls) - 1 and (i > 0 or not self._inside):

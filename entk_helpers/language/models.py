@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..inputs import require_dense, require_finite, whole
+from ..mode import own_mode
+from ..problem import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -39,6 +41,11 @@ class Parts:
             raise ValueError(
                 f"model, a {type(model).__name__}, is no causal language model with an unembedding; "
                 "load it with transformers.AutoModelForCausalLM"
+            )
+        if any(p.is_inference() for p in model.parameters()):
+            raise ValueError(
+                "model was made in torch.inference_mode, so that nothing can be differentiated; load it "
+                "outside, or give copy.deepcopy(model)"
             )
         if any(map(_drops, model.modules())):
             raise ValueError("model is in train mode and has dropout; call model.eval() first")
@@ -93,7 +100,8 @@ def differentiable(model: PreTrainedModel) -> Iterator[None]:
         for m in training:
             m.training = False
         model.set_attn_implementation("eager")
-        yield
+        with own_mode():
+            yield
     finally:
         model.set_attn_implementation(attention)
         for p in trainable:
@@ -187,6 +195,11 @@ def trace(parts: Parts, windows: RightPadded, watch: dict[str, nn.Module]) -> Tr
     after: list[nn.Module] = []
     watched: dict[str, tuple[Tensor | None, Tensor]] = {}
 
+    def by_window(value: Tensor) -> Tensor:
+        """(n, T, f), also where a model puts the tokens of all windows in one row."""
+        flat = value.dim() == 2 and len(value) == windows.input_ids.numel()
+        return value.unflatten(0, windows.input_ids.shape) if flat else value
+
     def entering(module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Keep what a layer is called with."""
         kwargs = dict(kwargs)
@@ -202,7 +215,11 @@ def trace(parts: Parts, windows: RightPadded, watch: dict[str, nn.Module]) -> Tr
         """Keep input and output of one module, under a name."""
         if name in watched:
             raise ValueError(f"{name} is used more than once a pass; its kernel is not one term")
-        watched[name] = (args[0] if args else None, first(output))
+        # Copies: a layer may go on in the same memory.
+        watched[name] = tuple(
+            None if value is None else by_window(value.clone())
+            for value in (args[0] if args else None, first(output))
+        )
 
     with ExitStack() as hooks:
         for layer in parts.layers:
@@ -241,6 +258,13 @@ class States:
     logits: Float[Tensor, "N V"]
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """The model itself, which may be compiled or wrapped for several devices."""
+    model = unwrapped(model)
+    return unwrapped(getattr(model, "_orig_mod", model))
+
+
+@own_mode()
 @torch.no_grad()
 def last_token_states(
     model: PreTrainedModel,
@@ -262,6 +286,7 @@ def last_token_states(
         >>> states.residual.shape, states.mlp.shape, states.final.shape
         (torch.Size([2, 2, 16]), torch.Size([2, 2, 32]), torch.Size([2, 16]))
     """
+    model = bare(model)
     parts = Parts.of(model)
     windows = RightPadded.of(input_ids, attention_mask, model.device)
     names = [str(i) for i in range(len(parts.layers))]

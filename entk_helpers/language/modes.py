@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..inputs import require_finite
+from ..mode import full_precision, own_mode
 from ..spectrum import Eigenpairs
 from .kernel import LogitKernel
 from .models import Parts, RightPadded, differentiable, last_token_states, linear_map
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@full_precision()
 def logit_directions(pairs: Eigenpairs, n_windows: int) -> Float[Tensor, "k d"]:
     """Return each mode's unit vector of d, in the kernel's coordinates S^(1/2) h.
 
@@ -48,6 +50,7 @@ def logit_directions(pairs: Eigenpairs, n_windows: int) -> Float[Tensor, "k d"]:
     return directions / directions.norm(dim=1, keepdim=True)
 
 
+@full_precision()
 @torch.no_grad()
 def mode_logits(kernel: LogitKernel, pairs: Eigenpairs) -> Float[Tensor, "k V"]:
     """Return how each mode moves the logits: U S^(-1/2) b for its logit direction b.
@@ -267,6 +270,7 @@ class Divergence:
     by_window: Float[Tensor, " N"] = field(compare=False)
 
 
+@own_mode()
 @torch.no_grad()
 def swap_divergences(
     model: PreTrainedModel,

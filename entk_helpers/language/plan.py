@@ -129,7 +129,7 @@ def _tails(
 
     def after_map(n: int, Z: Tensor, at_last: bool) -> Tensor:
         """A layer as a function of its linear map's outputs."""
-        hook = maps[str(n)].register_forward_hook(lambda *_: Z)
+        hook = maps[str(n)].register_forward_hook(lambda _, __, out: Z.clone().reshape(out.shape))
         try:
             return whole(n, seen.calls[n].hidden, at_last)
         finally:

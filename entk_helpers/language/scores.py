@@ -17,10 +17,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..inputs import require_finite
+from ..mode import full_precision
 from ..spectrum import Eigenpairs
 from .windows import Windows
 
 
+@full_precision()
 def window_scores(pairs: Eigenpairs, n_windows: int) -> Float[Tensor, "N k"]:
     """Return one signed number per window from each eigenvector of a `LogitKernel`.
 
@@ -50,6 +52,7 @@ def window_scores(pairs: Eigenpairs, n_windows: int) -> Float[Tensor, "N k"]:
     return scores
 
 
+@full_precision()
 def pca_scores(X: Float[Tensor, "N D"], k: int) -> Float[Tensor, "N k"]:
     """Return the coordinates of the centred rows along their top k principal directions.
 

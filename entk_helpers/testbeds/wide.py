@@ -129,8 +129,8 @@ def train_seeds(
     scale. Seeds stop together: after `steps`, or when every loss, (1/2) mean (f - y)^2, is at or
     below `stop_loss`.
 
-    x (N, d); targets (N, C), or (seeds, N, C), each seed its own; sizes (d, n, ..., C). `watch` (M, d): points whose outputs are
-    recorded, x unless given. `record_at`: the steps recorded in the history and kept as
+    x (N, d); targets (N, C), or (seeds, N, C), each seed its own; sizes (d, n, ..., C). `watch`
+    (M, d): points whose outputs are recorded, x unless given. `record_at`: the steps recorded in the history and kept as
     checkpoints, beside the first and the last. Returns a `Run` per seed; history: "step",
     "loss", "outputs" (a list of (M, C)). `device`: the CPU unless given. Raises ValueError for
     settings that do not fit together, and when training diverges: at NaN, at a loss far above the

@@ -1,5 +1,6 @@
 """The logit kernel against the Jacobian of the whole model by plain autograd."""
 
+import copy
 import gc
 import re
 import resource
@@ -11,6 +12,7 @@ import torch
 import transformers as hf
 from language_zoo import HEADS, IDS, MODELS, PLAIN, SIZES, build, own_jacobians, windows
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from entk_helpers.language import kernel
 from entk_helpers.language.kernel import LogitKernel
@@ -21,8 +23,15 @@ GATED = ["mlp.down_proj", "mlp.up_proj"] + [f"self_attn.{x}_proj" for x in "qkvo
 MAPS = dict.fromkeys(MODELS, GATED) | {
     "gpt 2": ["mlp.c_proj", "mlp.c_fc", "attn.c_attn", "attn.c_proj"],
     "gpt neox": ["mlp.dense_4h_to_h", "mlp.dense_h_to_4h", "attention.query_key_value"],
+    "falcon": ["mlp.dense_4h_to_h", "mlp.dense_h_to_4h", "self_attention.query_key_value"],
+    "opt": ["fc2", "fc1", "self_attn.v_proj"],
 }
-LAYERS = {"gpt 2": "transformer.h", "gpt neox": "gpt_neox.layers"}
+LAYERS = {
+    "gpt 2": "transformer.h",
+    "gpt neox": "gpt_neox.layers",
+    "falcon": "transformer.h",
+    "opt": "model.decoder.layers",
+}
 
 
 def weight_name(name, layer, module):
@@ -99,7 +108,7 @@ def test_products_with_the_jacobian_have_the_layout_of_the_weight(name, layer, m
     assert K.matvecs == 2
 
 
-@pytest.mark.parametrize("name", ["gemma 3", "gpt 2"])
+@pytest.mark.parametrize("name", ["gemma 3", "gpt 2", "falcon", "opt"])
 @pytest.mark.parametrize("layer", [0, 2])
 def test_written_out_it_gives_the_same_products(name, layer, exact):
     model, batch, module = build(name), windows(), MAPS[name][0]
@@ -122,6 +131,55 @@ def test_written_out_it_says_what_it_needs():
     least = int(re.search(r"pass ([\d,]+) or more", str(error.value))[1].replace(",", ""))
     K = made(model, batch, module=MAPS["gemma 3"][0], layer=0, written_out=True, memory=least)
     assert K.kept
+
+
+MODES = {
+    "inference": torch.inference_mode,
+    "no grad": torch.no_grad,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("options", [{}, {"written_out": True}, {"memory": 60_000}], ids=str)
+def test_products_are_the_same_in_every_mode(mode, options):
+    model, batch = build("gemma 3").float(), windows()
+    u, v = torch.randn(N * D, 2), torch.randn(240)
+    plain = made(model, batch)
+    wanted = plain @ u, plain.vjp(u), plain.jvp(v)
+    with mode():
+        K = made(model, batch, **options)
+        found = K @ u, K.vjp(u), K.jvp(v)
+    for got, expected in zip((*found, K @ u), (*wanted, wanted[0]), strict=True):
+        close(got, expected, 1e-5)
+
+
+def test_of_what_was_made_in_inference_mode_windows_will_do_and_models_need_a_copy():
+    wanted = made(build("gemma 3").float(), windows()) @ torch.eye(N * D)
+    with torch.inference_mode():
+        model, batch = build("gemma 3").float(), windows()
+    assert batch[0].is_inference()
+    with pytest.raises(ValueError, match=r"made in torch.inference_mode, .* copy.deepcopy"):
+        made(model, batch)
+    close(made(copy.deepcopy(model), batch) @ torch.eye(N * D), wanted, 1e-5)
+
+
+@pytest.mark.parametrize("transform", [torch.func.vmap, torch.func.jacrev])
+def test_a_transform_of_a_product_is_refused(transform):
+    K = made(build("gemma 3").float(), windows())
+    with pytest.raises(ValueError, match=r"inside a transform of torch.func"):
+        transform(lambda v: K @ v)(torch.eye(N * D))
+
+
+def test_wrapped_and_checkpointing_models_have_the_kernel_of_the_model():
+    model, batch = build("gemma 3").float(), windows()
+    wanted = made(model, batch) @ torch.eye(N * D)
+    for other in (torch.nn.DataParallel(model), torch.compile(model, backend="eager")):
+        close(made(other, batch) @ torch.eye(N * D), wanted, 1e-5)
+    for layer in model.model.layers:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = checkpoint
+    close(made(model.train(), batch) @ torch.eye(N * D), wanted, 1e-5)
 
 
 @pytest.mark.parametrize("name", ["gemma 3", "llama, tied", "gpt neox"])
@@ -522,7 +580,7 @@ def test_what_it_cannot_do_is_refused_by_name(name):
     options = dict(layer=1, ids=ids, mask=mask) | options
     ids, mask = options.pop("ids"), options.pop("mask")
     mask = mask if mask.shape[0] == len(ids) and ids.dim() == 2 else None
-    unchecked = getattr(LogitKernel.__init__, "__wrapped__", LogitKernel.__init__)
+    unchecked = inspect.unwrap(LogitKernel.__init__)
     with pytest.raises(ValueError, match=message):
         unchecked(LogitKernel.__new__(LogitKernel), make(), ids, attention_mask=mask, **options)
 

@@ -16,7 +16,18 @@ from entk_helpers.language.models import (
     linear_map,
 )
 
-DOWN = {"gpt 2": "mlp.c_proj", "gpt neox": "mlp.dense_4h_to_h"}
+DOWN = {
+    "gpt 2": "mlp.c_proj",
+    "gpt neox": "mlp.dense_4h_to_h",
+    "falcon": "mlp.dense_4h_to_h",
+    "opt": "fc2",
+}
+NORM = {
+    "gpt 2": "transformer.ln_f",
+    "gpt neox": "gpt_neox.final_layer_norm",
+    "falcon": "transformer.ln_f",
+    "opt": "model.decoder.final_layer_norm",
+}
 LAST = {"right": [6, 2, 4], "left": [6, 6, 6]}
 
 
@@ -38,8 +49,7 @@ def test_last_token_states_are_the_models_own(name, side, exact):
     for layer in (0, 1):
         own = out.hidden_states[layer + 1][rows, last]
         assert_close(states.residual[layer], own, **close)
-    norm = {"gpt 2": "transformer.ln_f", "gpt neox": "gpt_neox.final_layer_norm"}
-    normed = model.get_submodule(norm.get(name, "model.norm"))(states.residual[2])
+    normed = model.get_submodule(NORM.get(name, "model.norm"))(states.residual[2])
     assert_close(normed, states.final, **close)
     one = last_token_states(model, *batch[:2], module=module)
     assert_close(one.mlp, states.mlp, **close)
@@ -136,3 +146,17 @@ def test_what_a_tokenizer_returns_is_refused_by_name_and_so_is_a_layers_name(req
         RightPadded.of(batch, None, torch.device("cpu"))
     with pytest.raises(TypeError, match=r"layer must be a whole number, not 'model\.layers\.1'"):
         Parts.of(build("llama")).layer("model.layers.1")
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_states_are_the_same_in_every_mode(mode):
+    model, (ids, mask, _) = build("opt").float(), windows()
+    wanted = last_token_states(model, ids, mask, module="fc2")
+    with mode():
+        found = last_token_states(model, ids, mask, module="fc2")
+    for name in ("residual", "mlp", "final", "logits"):
+        assert_close(getattr(found, name), getattr(wanted, name), rtol=1e-5, atol=1e-5)
+    wrapped = torch.nn.DataParallel(model)
+    assert_close(last_token_states(wrapped, ids, mask, module="fc2").logits, wanted.logits)

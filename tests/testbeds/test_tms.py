@@ -196,6 +196,8 @@ def test_closed_form_products_are_those_of_autograds_jacobian(small):
     v = torch.randn(J.shape[1], 3, dtype=J.dtype, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(form.gram(), J.T @ J, atol=1e-12)
     assert torch.allclose(form.jvp(v), J @ v, atol=1e-12)
+    u = torch.randn(30, 9, dtype=J.dtype, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(form.vjp(u), J.T @ u.flatten(), atol=1e-12)
 
 
 def test_blocks_have_the_nonzero_spectra_of_each_class(small):

@@ -163,3 +163,17 @@ def test_settings_that_cannot_work_are_refused(wrong, message):
     settings = {"sizes": SIZES, "x": points(), "targets": targets(), "seeds": [0], "steps": 2}
     with pytest.raises(ValueError, match=message):
         wide.train_seeds(**({"rate": 0.1} | settings | wrong))
+
+
+def test_seeds_may_have_targets_of_their_own():
+    x, y = torch.randn(6, 3), torch.randn(2, 6, 2)
+    settings = dict(steps=5, rate=0.02)
+    for seed, own, run in zip(
+        (4, 7), y, wide.train_seeds((3, 8, 2), x, y, [4, 7], **settings), strict=True
+    ):
+        (alone,) = wide.train_seeds((3, 8, 2), x, own, [seed], **settings)
+        assert torch.equal(run.targets, own)
+        torch.testing.assert_close(run.model(x), alone.model(x))
+        torch.testing.assert_close(run.history["loss"], alone.history["loss"])
+    with pytest.raises(ValueError, match="targets holds NaN"):
+        wide.train_seeds((3, 8, 2), x, y * torch.nan, [4, 7], **settings)
