@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import re
 import resource
 import sys
