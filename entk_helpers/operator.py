@@ -207,7 +207,7 @@ class Graph:
         u[:, 16:] = 0  # few enough that an error in one of them shows
         pulled, pushed = self.pull(u), self.push(v) * (u != 0)
         apart = ((u * pushed).sum() - (pulled * v).sum()).abs()
-        if apart > 0.01 * (u.norm() * pushed.norm() + pulled.norm()):
+        if not apart <= 0.01 * (u.norm() * pushed.norm() + pulled.norm()):  # NaN is no derivative
             raise NoSecondDerivative(
                 "model has an operation whose backward pass cannot be differentiated again (a custom "
                 "autograd.Function?), so J v cannot be had from it; use empirical_ntk or jacobian"

@@ -29,6 +29,7 @@ from .inputs import Inputs, each, leaves, require_finite, require_real, take
 
 Params = str | Sequence[str] | None
 
+_UNSEEN = "model's forward runs under torch.no_grad, torch.inference_mode or the like"
 _CHECKPOINTS = ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
 _REMEDIES = {
     "ndarray": "; pass torch.as_tensor({0})",
@@ -75,6 +76,12 @@ class Problem:
                 )
             require_finite(value, f"parameter {key!r}")
         chosen = select(model, params)
+        for key in chosen:
+            if not tensors[key].is_floating_point():
+                raise ValueError(
+                    f"parameter {key!r} is {tensors[key].dtype} and has no derivative; name others "
+                    "through `params`"
+                )
         fixed = {key: value for key, value in tensors.items() if key not in chosen}
         fixed |= {key: value.detach().clone() for key, value in model.named_buffers()}
         selected = {key: tensors[key] for key in chosen}
@@ -89,10 +96,13 @@ class Problem:
                     for i in range(min(n_points, 3))
                 ]
             together = _call(model, selected | fixed, some)
-            with torch.enable_grad():
-                again = _call(model, selected | fixed, some)
-        _check_outputs(together, alone, again)
+            again = _differentiably(model, selected | fixed, some)
+        real = [t.dtype for t in (*tensors.values(), *leaves(x)) if t.is_floating_point()]
+        coarsest = max(torch.finfo(dtype).eps for dtype in real)
+        _check_outputs(together, alone, again, coarsest)
         _refuse_hidden(model, watch.hidden, again)
+        if not again.requires_grad:
+            raise ValueError(f"{_UNSEEN}, so that no parameter has a derivative; take that out")
         return cls(
             model,
             x,
@@ -251,6 +261,11 @@ def _count_points(x: Inputs, name: str) -> int:
 
 
 def _refuse_modules(model: nn.Module) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"model is a {type(model).__name__}, whose parameters cannot be replaced; give the module "
+            "that was scripted or traced"
+        )
     for name, module in model.named_modules():
         kind = type(module).__name__
         where = f"{kind} at {name!r}"
@@ -259,6 +274,8 @@ def _refuse_modules(model: nn.Module) -> None:
                 f"model has {where} with scale_grad_by_freq=True, whose gradients are "
                 "no derivatives; set it to False"
             )
+        if getattr(module, "sparse", False) is True:
+            raise ValueError(f"model has {where} with sparse=True; set it to False")
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             if module.training:
                 raise ValueError(
@@ -280,7 +297,23 @@ def _refuse_modules(model: nn.Module) -> None:
             )
 
 
-def _check_outputs(together, alone: list, again) -> None:
+@torch.enable_grad()
+def _differentiably(model: nn.Module, tensors: Mapping[str, Tensor], x: Inputs) -> object:
+    """Outputs as a function of all parameters."""
+    own = {name for name, p in model.named_parameters() if p.is_floating_point()}
+    live = {
+        name: value.detach().requires_grad_().clone() if name in own else value
+        for name, value in tensors.items()
+    }
+    try:
+        return _call(model, live, x)
+    except RuntimeError as error:
+        if "nference tensor" in str(error):
+            raise ValueError(f"{_UNSEEN}, in part; take that out") from error
+        raise
+
+
+def _check_outputs(together, alone: list, again, coarsest: float) -> None:
     n = len(alone)
     rows = isinstance(together, Tensor) and together.dim() == 2 and len(together) == n
     if not rows or together.shape[1] == 0:
@@ -292,7 +325,8 @@ def _check_outputs(together, alone: list, again) -> None:
     if not together.is_floating_point():
         raise ValueError(f"model(x) must give real numbers, not {together.dtype}")
     require_finite(together, "model(x)")
-    tolerance = 1e3 * torch.finfo(together.dtype).eps * (1 + together.abs().max())
+    eps = max(coarsest, torch.finfo(together.dtype).eps)  # a part may be in another precision
+    tolerance = 1e3 * eps * (1 + together.abs().max())
     if (together - again).abs().max() > tolerance:
         raise ValueError(
             "two calls of the model on the same points differ: it is random (dropout in train "

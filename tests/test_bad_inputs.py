@@ -81,6 +81,7 @@ GOOD: dict[str, tuple[Callable, dict]] = {
     "vjp": (OPERATOR.vjp, {"u": noise(18)}),
     "jvp": (OPERATOR.jvp, {"v": noise(35)}),
     "compress": (OPERATOR.compress, {"Q": Q}),
+    "compressed_ntk": (E.compressed_ntk, {**POINTS, "Q": Q}),
     "linearised": (E.linearised, dict(model=MODEL, x=X, displacement=noise(15), params="b")),
     "flatten_kernel": (E.flatten_kernel, {"K": FULL}),
     "eigenpairs": (E.eigenpairs, dict(K=K, k=2)),

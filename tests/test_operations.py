@@ -337,7 +337,7 @@ def test_a_scripted_part_is_right_and_a_scripted_whole_is_refused():
     assert_right(*setup(lambda: Model(lambda s, x: s.l(x) @ s.v, l=scripted, v=(4, 2)), vectors))
     traced = torch.jit.trace(layers, torch.randn(2, 5, dtype=torch.float64))
     assert_right(*setup(lambda: Model(lambda s, x: s.l(x) @ s.v, l=traced, v=(4, 2)), vectors))
-    with pytest.raises(RuntimeError, match="Jitted"):
+    with pytest.raises(ValueError, match="give the module that was scripted or traced"):
         empirical_ntk(scripted, torch.randn(2, 5, dtype=torch.float64))
 
 

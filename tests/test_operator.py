@@ -220,6 +220,16 @@ def test_a_backward_pass_that_cannot_be_differentiated_has_its_gradients_written
         NTKOperator(model, x, memory=100)
 
 
+def test_a_second_derivative_that_is_nan_is_none():
+    class Cumulated(nn.Linear):
+        def forward(self, x):
+            return torch.logcumsumexp(super().forward(x), 1)
+
+    model, x = Cumulated(5, 3).double(), noise(4, 5)
+    J = torch.cat([*plain_jacobian(model, x).values()], dim=2).flatten(0, 1)
+    close(NTKOperator(model, x) @ torch.eye(12).double(), J @ J.T)
+
+
 @pytest.mark.parametrize(
     ("multiply", "message"),
     [

@@ -111,3 +111,82 @@ def test_points_of_other_libraries_are_named_with_what_would_work(monkeypatch, x
     monkeypatch.setattr(problem, "leaves", inspect.unwrap(problem.leaves))
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(problem._count_points)(x, "x")
+
+
+class Unseen(nn.Linear):
+    """A forward pass that leaves autograd no trace, by one context or another."""
+
+    def __init__(self, context, whole=True):
+        super().__init__(5, 3)
+        self.out, self.context, self.whole = nn.Linear(3, 3), context, whole
+
+    def forward(self, x):
+        with self.context():
+            x = super().forward(x)
+            if self.whole:
+                return self.out(x)
+        return self.out(x)
+
+
+ROUTES = [jacobian, empirical_ntk, lambda model, x: NTKOperator(model, x) @ torch.ones(3 * len(x))]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    "model",
+    [
+        Unseen(torch.no_grad),
+        Unseen(torch.inference_mode),
+        Unseen(torch.inference_mode, whole=False),
+    ],
+)
+def test_a_model_that_hides_from_autograd_is_refused_and_not_zero(route, model):
+    with pytest.raises(ValueError, match=r"forward runs under torch.no_grad, .* take that out"):
+        route(model, torch.randn(4, 5))
+
+
+def test_parts_of_a_model_may_be_kept_from_autograd():
+    model, x = Unseen(torch.no_grad, whole=False), torch.randn(4, 5)
+    J = jacobian(model, x, by="tensor")
+    assert not J["weight"].any() and J["out.weight"].any()
+
+
+class Typed(nn.Linear):
+    """A parameter of whole numbers, and one that is not double."""
+
+    def __init__(self):
+        super().__init__(5, 3, dtype=torch.float64)
+        self.scale = nn.Parameter(torch.ones(5, dtype=torch.int8), requires_grad=False)
+        self.first = nn.Linear(5, 5)
+
+    def forward(self, x):
+        return super().forward((self.first(x) * self.scale).double())
+
+
+def test_whole_numbers_have_no_derivative_and_precisions_may_differ():
+    model, x = Typed(), torch.randn(30, 5)
+    with pytest.raises(
+        ValueError, match=r"'scale' is torch.int8 and has no derivative; name others"
+    ):
+        jacobian(model, x)
+    found = jacobian(model, x, params="weight")
+    J = torch.autograd.functional.jacobian(
+        lambda w: torch.func.functional_call(model, {"weight": w}, x), model.weight.detach()
+    )
+    torch.testing.assert_close(found, J.flatten(2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: torch.jit.script(nn.Linear(5, 3)),
+            "parameters cannot be replaced; give the module",
+        ),
+        (lambda: nn.Sequential(nn.Embedding(4, 3, sparse=True)), "sparse=True; set it to False"),
+    ],
+)
+def test_modules_that_autograd_treats_otherwise_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        jacobian(make(), torch.zeros(4, 5))
