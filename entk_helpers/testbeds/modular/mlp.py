@@ -3,7 +3,7 @@
 Model: Gromov 2023. Settings: arXiv 2510.00468v4, section 3.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -129,26 +129,25 @@ def _descend(
     kept: set[int],
     bar,
 ) -> tuple[dict[str, list], dict[int, dict[str, Tensor]]]:
-    """Train W1 and W2 in place; a run's history and checkpoints.
+    """Train from W1 and W2 on; a run's history and checkpoints.
 
     All p^2 pairs go through the network, so that an epoch yields its test scores as well.
     """
-    p, width = W2.shape
-    targets = nn.functional.one_hot(labels, p).T.to(W1)  # (p, p*p), as f below
+    p = len(W2)
+    network = _AllPairs(W1, W2)
+    optimizer = torch.optim.AdamW([network.theta], lr=lr, weight_decay=weight_decay, fused=True)
+    targets = nn.functional.one_hot(labels, p).T.to(W1)  # (p, p*p), as the outputs
     weight = train * (2 / (int(train.sum()) * p))
-    optimizer = torch.optim.AdamW([W1, W2], lr=lr, weight_decay=weight_decay, fused=True)
     losses, hits, states = [], [], {}
     for step in range(epochs + 1):
         if step in kept:
-            states[step] = {"W1": W1.clone(), "W2": W2.clone()}
-        z = _preactivations(W1)
-        h = z.square()
-        f = W2 @ h / width
-        error = f - targets
+            states[step] = network.weights()
+        f = network.outputs()
+        hits.append(f.amax(0) == f.gather(0, labels[None])[0])  # argmax is slow
+        error = f.sub_(targets)
         losses.append(error.square().mean(0))
-        hits.append(f.gather(0, labels[None])[0] == f.amax(0))  # faster than argmax
         if step < epochs:
-            W1.grad, W2.grad = _gradients_(W2, z, h, error * weight)
+            network.theta.grad = network.gradient(error * weight)
             optimizer.step()
             bar.update()
     loss, hit = torch.stack(losses), torch.stack(hits).double()
@@ -163,19 +162,58 @@ def _descend(
     return history, states
 
 
-def _preactivations(W1: Tensor) -> Tensor:
-    """W1 x / sqrt(2p) on all pairs, (H, p*p): x is one-hot, so this adds two columns of W1."""
-    n_inputs = W1.shape[1]
-    left, right = (W1 / n_inputs**0.5).split(n_inputs // 2, dim=1)
-    return (left[:, :, None] + right[:, None, :]).flatten(1)
+IN_CACHE = 2**17
+"""Numbers in a part of z, (pairs, H), which is computed twice an epoch rather than kept."""
 
 
-def _gradients_(W2: Tensor, z: Tensor, h: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients for W1 and W2, given d (p, p*p), that for the outputs W2 h / H. Overwrites z.
+class _AllPairs:
+    """The network on all pairs, and the gradient for its weights, a few values of a at a time.
 
-    Column a of W1 adds up what arrives at the pairs (a, 0), (a, 1), ...
+    x is one-hot, so that sqrt(2p) z of the pair (a, b) adds column b of W1 to column a.
+    theta: (3p, H), one row for each a, each b and each output; changed from outside.
     """
-    p, width = W2.shape
-    d = d / width
-    dz = z.mul_(W2.T @ d).reshape(width, p, p)  # half the gradient for z
-    return torch.cat([dz.sum(2), dz.sum(1)], dim=1) * (2 / (2 * p) ** 0.5), d @ h.T
+
+    def __init__(self, W1: Tensor, W2: Tensor):
+        p, width = W2.shape
+        self.theta = torch.cat([W1.T, W2])
+        self._grad = torch.zeros_like(self.theta)
+        self._scale = 1 / (2 * p * width)
+        rows = min(p, max(1, IN_CACHE // (p * width)))
+        self._z, self._dz = (W1.new_empty(rows, p, width) for _ in range(2))
+        self._f = W1.new_empty(p, p * p)
+
+    def weights(self) -> dict[str, Tensor]:
+        """W1 and W2, copied."""
+        left, right, out = self.theta.clone().chunk(3)
+        return {"W1": torch.cat([left.T, right.T], dim=1), "W2": out.clone()}
+
+    def outputs(self) -> Tensor:
+        """Outputs (p, p*p), in memory that the next call uses again."""
+        out = self.theta.chunk(3)[2] * self._scale
+        for _, here, z, _ in self._parts():
+            torch.mm(out, z.square_().flatten(0, 1).T, out=self._f[:, here])
+        return self._f
+
+    def gradient(self, d: Tensor) -> Tensor:
+        """Gradient for theta, given d (p, p*p), that for the outputs; memory is used again."""
+        dleft, dright, dout = self._grad.chunk(3)
+        out = self.theta.chunk(3)[2] * (2 * self._scale)
+        dright.zero_()
+        dout.zero_()
+        for a, here, z, dz in self._parts():
+            torch.mm(d[:, here].T, out, out=dz.flatten(0, 1))
+            dz.mul_(z)
+            torch.sum(dz, 1, out=dleft[a])
+            dright.add_(dz.sum(0))
+            dout.addmm_(d[:, here], z.square_().flatten(0, 1), alpha=self._scale)
+        return self._grad
+
+    def _parts(self) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+        """Some a, their pairs, sqrt(2p) z (a, b, H) of these, and room for as much."""
+        left, right, out = self.theta.chunk(3)
+        p, rows = len(out), len(self._z)
+        for start in range(0, p, rows):
+            a = slice(start, min(start + rows, p))
+            z, dz = self._z[: a.stop - start], self._dz[: a.stop - start]
+            torch.add(left[a, None], right, out=z)
+            yield a, slice(start * p, a.stop * p), z, dz

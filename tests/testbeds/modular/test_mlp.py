@@ -35,23 +35,21 @@ def test_forward_is_the_formula_entry_by_entry():
     assert model(torch.tensor([[0.0, 1.0, 0.0, 1.0]])).tolist() == [[9 / 2, 5 / 2]]
 
 
-def test_preactivations_of_columns_are_those_of_the_matrix_product():
-    W1 = untrained(7, 16).W1.detach()
-    expected = W1 @ modular.pairs(7).double().T / 14**0.5
-    torch.testing.assert_close(mlp._preactivations(W1), expected)
-
-
-def test_gradient_is_that_of_autograd():
+@pytest.mark.parametrize("room", [1, 2 * 7 * 16, 2**17])  # one a at a time, two, all
+def test_outputs_and_gradient_are_those_of_autograd(monkeypatch, room):
+    monkeypatch.setattr(mlp, "IN_CACHE", room)
     p, model = 7, untrained(7, 16)
     train = torch.arange(p * p) % 3 > 0
     targets = nn.functional.one_hot(modular.sums(p), p).double()
     f = model(modular.pairs(p).double())
     nn.functional.mse_loss(f[train], targets[train]).backward()
     with torch.no_grad():
-        z = mlp._preactivations(model.W1)
+        network = mlp._AllPairs(model.W1, model.W2)
+        torch.testing.assert_close(network.outputs(), f.T, rtol=1e-12, atol=1e-14)
         d = ((f - targets) * train[:, None] * (2 / (train.sum().item() * p))).T
-        dW1, dW2 = mlp._gradients_(model.W2, z, z.square(), d)
-    torch.testing.assert_close(dW1, model.W1.grad, rtol=1e-12, atol=1e-16)
+        for _ in range(2):  # memory that is used again holds nothing of the first time
+            da, db, dW2 = network.gradient(d).split(p)
+    torch.testing.assert_close(torch.cat([da, db]).T, model.W1.grad, rtol=1e-12, atol=1e-16)
     torch.testing.assert_close(dW2, model.W2.grad, rtol=1e-12, atol=1e-16)
 
 
@@ -170,7 +168,7 @@ def test_layer_kernels_are_the_closed_forms():
     p, width = 5, 8
     model, x = untrained(p, width), modular.pairs(p).double()
     K = empirical_ntk(model, x, reduce="full", by="tensor")
-    W2, z = model.W2.detach(), mlp._preactivations(model.W1.detach())
+    W2, z = model.W2.detach(), model.W1.detach() @ x.T / (2 * p) ** 0.5
     K1 = torch.einsum("in,jn,nx,ny->xyij", W2, W2, z, z) * (x @ x.T)[:, :, None, None]
     K2 = torch.einsum("nx,ny,ij->xyij", z.square(), z.square(), torch.eye(p).double())
     torch.testing.assert_close(K["W1"], K1 * 4 / (2 * p * width**2))
