@@ -30,7 +30,6 @@ from .inputs import Inputs, each, leaves, require_finite, require_real, take
 Params = str | Sequence[str] | None
 
 _UNSEEN = "model's forward runs under torch.no_grad, torch.inference_mode or the like"
-_CHECKPOINTS = ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
 _REMEDIES = {
     "ndarray": "; pass torch.as_tensor({0})",
     "list": "; pass torch.as_tensor({0}), or a tuple for several arguments",
@@ -229,10 +228,14 @@ def _kept_activations() -> Iterator[None]:
     def run(function: Callable, preserve_rng_state: bool, *args: object) -> object:
         return function(*args)
 
-    before = {name: getattr(checkpoint, name) for name in _CHECKPOINTS}
-    checkpoint.CheckpointFunction = SimpleNamespace(apply=run)
-    checkpoint._checkpoint_without_reentrant_generator = lambda *args, **kwargs: iter([None])
+    instead = {
+        "CheckpointFunction": SimpleNamespace(apply=run),
+        "_checkpoint_without_reentrant_generator": lambda *args, **kwargs: iter([None]),
+    }
+    before = {name: getattr(checkpoint, name) for name in instead if hasattr(checkpoint, name)}
     try:
+        for name in before:
+            setattr(checkpoint, name, instead[name])
         yield
     finally:
         for name, value in before.items():

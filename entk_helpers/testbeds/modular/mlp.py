@@ -3,7 +3,7 @@
 Model: Gromov 2023. Settings: arXiv 2510.00468v4, section 3.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -176,11 +176,24 @@ class _AllPairs:
     def __init__(self, W1: Tensor, W2: Tensor):
         p, width = W2.shape
         self.theta = torch.cat([W1.T, W2])
+        left, self._right, self._out = self.theta.chunk(3)
         self._grad = torch.zeros_like(self.theta)
+        dleft, self._dright, self._dout = self._grad.chunk(3)
+        self._f, self._d = (W1.new_empty(p, p * p) for _ in range(2))
         self._scale = 1 / (2 * p * width)
         rows = min(p, max(1, IN_CACHE // (p * width)))
-        self._z, self._dz = (W1.new_empty(rows, p, width) for _ in range(2))
-        self._f = W1.new_empty(p, p * p)
+        z, dz = (W1.new_empty(rows, p, width) for _ in range(2))
+        # Views, made once: some a, and what belongs to them and their pairs.
+        self._parts = [
+            (a[:, None], z[: len(a)], dz[: len(a)], f, d, da)
+            for a, f, d, da in zip(
+                left.split(rows),
+                self._f.split(rows * p, dim=1),
+                self._d.split(rows * p, dim=1),
+                dleft.split(rows),
+                strict=True,
+            )
+        ]
 
     def weights(self) -> dict[str, Tensor]:
         """W1 and W2, copied."""
@@ -189,31 +202,22 @@ class _AllPairs:
 
     def outputs(self) -> Tensor:
         """Outputs (p, p*p), in memory that the next call uses again."""
-        out = self.theta.chunk(3)[2] * self._scale
-        for _, here, z, _ in self._parts():
-            torch.mm(out, z.square_().flatten(0, 1).T, out=self._f[:, here])
+        out = self._out * self._scale
+        for left, z, _, f, _, _ in self._parts:
+            torch.add(left, self._right, out=z)
+            torch.mm(out, z.square_().flatten(0, 1).T, out=f)
         return self._f
 
     def gradient(self, d: Tensor) -> Tensor:
         """Gradient for theta, given d (p, p*p), that for the outputs; memory is used again."""
-        dleft, dright, dout = self._grad.chunk(3)
-        out = self.theta.chunk(3)[2] * (2 * self._scale)
-        dright.zero_()
-        dout.zero_()
-        for a, here, z, dz in self._parts():
-            torch.mm(d[:, here].T, out, out=dz.flatten(0, 1))
-            dz.mul_(z)
-            torch.sum(dz, 1, out=dleft[a])
-            dright.add_(dz.sum(0))
-            dout.addmm_(d[:, here], z.square_().flatten(0, 1), alpha=self._scale)
+        self._d.copy_(d)
+        out = self._out * (2 * self._scale)
+        self._dright.zero_()
+        self._dout.zero_()
+        for left, z, dz, _, d, dleft in self._parts:
+            torch.add(left, self._right, out=z)
+            torch.mm(d.T, out, out=dz.flatten(0, 1))
+            torch.sum(dz.mul_(z), 1, out=dleft)
+            self._dright.add_(dz.sum(0))
+            self._dout.addmm_(d, z.square_().flatten(0, 1), alpha=self._scale)
         return self._grad
-
-    def _parts(self) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        """Some a, their pairs, sqrt(2p) z (a, b, H) of these, and room for as much."""
-        left, right, out = self.theta.chunk(3)
-        p, rows = len(out), len(self._z)
-        for start in range(0, p, rows):
-            a = slice(start, min(start + rows, p))
-            z, dz = self._z[: a.stop - start], self._dz[: a.stop - start]
-            torch.add(left[a, None], right, out=z)
-            yield a, slice(start * p, a.stop * p), z, dz
