@@ -227,11 +227,16 @@ def kernel_drift(K: Tensor, K0: Tensor) -> float:
     require_real(K=K, K0=K0)
     if K.shape != K0.shape:
         raise ValueError(f"K {tuple(K.shape)} and K0 {tuple(K0.shape)} must have the same shape")
-    K, K0 = (require_finite(k, name).detach().double() for k, name in ((K, "K"), (K0, "K0")))
-    if not K0.any():
+    require_finite(K, "K")
+    require_finite(K0, "K0")
+    size = max(abs(float(end)) for end in K0.detach().aminmax()) if K0.numel() else 0
+    if not size:
         raise ValueError("K0 is zero; a drift is relative to a kernel that is not")
-    size = K0.abs().amax()
-    return float(require_finite(((K - K0) / size).norm() / (K0 / size).norm(), "K over K0"))
+    K, K0 = K.detach().double(), K0.detach().double()
+    apart = K - K0
+    if not 1e-100 < size < 1e100:  # squares would over- or underflow
+        apart, K0 = apart / size, K0 / size
+    return float(require_finite(apart.norm() / K0.norm(), "K over K0"))
 
 
 def _kernel(K: Tensor, name: str, centred: bool) -> Tensor:

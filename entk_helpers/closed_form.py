@@ -33,9 +33,11 @@ def quadratic_ntk(
     W1, W2, x = _fitting(W1, W2, x)
     H, D = W1.shape
     z = x @ W1.T / D**0.5
-    first = (x @ x.T) * ((z * W2.square().mean(0)) @ z.T) * (4 / (D * H**2))
-    second = z.square() @ z.square().T / H**2
-    kernels = {"W1": (first + first.T) / 2, "W2": (second + second.T) / 2}  # exactly symmetric
+    first = (z * W2.square().mean(0)) @ z.T  # halves, in place: N^2 numbers take time to move
+    first.mul_(x @ x.T).mul_(2 / (D * H**2))
+    z.square_()
+    second = (z @ z.T).mul_(0.5 / H**2)
+    kernels = {"W1": first + first.T, "W2": second + second.T}  # exactly symmetric
     return {name: require_finite(K, f"the kernel of {name}") for name, K in kernels.items()}
 
 
