@@ -28,9 +28,12 @@
 # :::
 
 # %%
+from functools import cache, lru_cache
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from scipy.linalg import eigh
 from scipy.ndimage import gaussian_filter1d
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
@@ -89,8 +92,8 @@ runs = {
 }
 
 # %% [markdown]
-# The kernel has a closed form ([last chapter](04_modular_mlp)), so it is cheap. We take the class-averaged kernel on all 841 pairs and its eigenvectors in float32, and check once against
-# float64.
+# The kernel has a closed form ([last chapter](04_modular_mlp)), so it is cheap. We take the class-averaged kernel on all 841 pairs and its eigenvectors 58 to 113 in float32, and check once against
+# float64. The eigenvectors are kept, as the page comes back to them.
 
 # %% tags=["nbval-check-output"]
 x = modular.pairs(P)
@@ -98,24 +101,35 @@ families = fourier_families(P)
 F = {n: torch.cat([*f.values()], 1).float() for n, f in families.items()}
 
 
+@lru_cache(maxsize=2)
 def kernel_at(run, epoch, dtype=torch.float32):
     W = run.checkpoints[epoch]
     layers = quadratic_ntk(W["W1"].to(dtype), W["W2"].to(dtype), x)
     return layers["W1"] + layers["W2"]
 
 
-def spectrum(K):
-    values, vectors = torch.linalg.eigh(K)
-    return values.flip(0), vectors.flip(1)
+def second_cliff(K):
+    """Eigenvectors 58 to 113; eigenvalue 113 over 114."""
+    n = len(
+        K
+    )  # eigh counts upwards: 114, 113, ..., 58, and leaves out the rest
+    values, vectors = eigh(K.numpy(), subset_by_index=(n - 114, n - 58))
+    Q = torch.from_numpy(vectors[:, :0:-1].copy())
+    return Q, float(values[1] / values[0])
 
 
-def overlap(vectors, basis):
-    """How much of an orthonormal basis lies in cliff 2."""
-    return (vectors[:, 57:113].T @ basis).square().sum().item()
+@cache
+def cliff_2(run, epoch):
+    return second_cliff(kernel_at(run, epoch))
+
+
+def overlap(Q, basis):
+    """How much of an orthonormal basis lies in the span of Q."""
+    return (Q.T @ basis).square().sum().item()
 
 
 single, double = (
-    overlap(spectrum(kernel_at(runs["70%"][0], 80, d))[1], F["sum"].to(d))
+    overlap(second_cliff(kernel_at(runs["70%"][0], 80, d))[0], F["sum"].to(d))
     for d in (torch.float32, torch.float64)
 )
 print("float32 is exact enough:", abs(single / double - 1) < 1e-4)
@@ -221,15 +235,15 @@ def observe(run, epochs):
     out = {}
     for epoch in epochs:
         K, W = kernel_at(run, epoch), run.checkpoints[epoch]
-        values, vectors = spectrum(K)
+        Q, ratio = cliff_2(run, epoch)
         agreement, top = fourier_counts(W["W1"], W["W2"])
         on_labels = (B * (K @ B)).sum().item()
         centred = K - K.mean(0) - K.mean(1, keepdim=True) + K.mean()
         row = {
-            "overlap": overlap(vectors, B),
-            "sum modes": overlap(vectors, F["sum"]),
-            "difference modes": overlap(vectors, F["diff"]),
-            "ratio": (values[112] / values[113]).item(),
+            "overlap": overlap(Q, B),
+            "sum modes": overlap(Q, F["sum"]),
+            "difference modes": overlap(Q, F["diff"]),
+            "ratio": ratio,
             "alignment": on_labels / 28**0.5 / centred.norm().item(),
             "held-out alignment": held_out_alignment(run, K),
             "share": on_labels / K.trace().item(),
@@ -307,7 +321,12 @@ plt.show()
 #
 # Figure 3 of the paper shows one run: losses and accuracies, and the spectrum at epochs 0, 60, 80, 100 and 500. Here are eight.
 
+
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-gk-fig3", "caption": "**The second cliff appears when the held-out pairs come right, and goes on growing.** Left, middle: loss and accuracy on training pairs (grey) and held-out pairs (blue), one line for each of 8 seeds. Right: the first 140 eigenvalues at five epochs, seed 10, each divided by its sum; dashed lines after the constant mode and the two groups of 56. As in Figure 3 of the paper."}, "image": {"alt": "Left, the training loss falls from epoch 40 on by more than a factor of 1000; the held-out loss first rises a little, then falls from epoch 65 on. Middle, training accuracy is one before epoch 40, held-out accuracy rises from epoch 70 to 100. Right, five spectra with a drop at 57; from epoch 100 on a second, smaller one at 113."}}
+def eigenvalues(K):
+    return torch.linalg.eigvalsh(K).flip(0)
+
+
 fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.1))
 for run in runs["70%"]:
     for ax, what in zip(axes, ("loss", "accuracy"), strict=False):
@@ -319,7 +338,7 @@ axes[0].set_ylim(1e-5, 0.1)
 shown = (0, 60, 80, 100, 500)
 shades = ["0.6", *(plt.cm.viridis(v) for v in (0.85, 0.62, 0.4, 0.1))]
 for epoch, colour in zip(shown, shades, strict=True):
-    values, _ = spectrum(kernel_at(runs["70%"][0], epoch))
+    values = eigenvalues(kernel_at(runs["70%"][0], epoch))
     plot_spectrum(
         axes[2], values[:140] / values.sum(), label=f"{epoch}", colour=colour
     )
@@ -429,7 +448,7 @@ random_level = []
 for _ in SEEDS:
     Q = torch.randn(P * P, 113, generator=generator)
     Q = torch.linalg.qr(Q).Q
-    random_level.append(overlap(Q, F["sum"]))
+    random_level.append(overlap(Q[:, 57:], F["sum"]))
 for ax, name in zip(axes, ("70%", "40%", "shuffled labels"), strict=True):
     epochs = looks[name][0]["epoch"]
     band(ax, epochs, stack("sum modes", name), COLOURS["trained"], "sum")
@@ -710,14 +729,10 @@ def frequency_map(Q):
     return torch.stack(list(family_alignment(rotate(Q), PLANES).values()), 1)
 
 
-def cliff_2(run, epoch):
-    return spectrum(kernel_at(run, epoch))[1][:, 57:113]
-
-
 random_Q = torch.linalg.qr(torch.randn(P * P, 56, generator=generator)).Q
 best = {
     epoch: [
-        frequency_map(cliff_2(run, epoch)).amax(1).mean().item()
+        frequency_map(cliff_2(run, epoch)[0]).amax(1).mean().item()
         for run in runs["70%"]
     ]
     for epoch in (0, 60, 80, 100, 500)
@@ -731,7 +746,7 @@ table(
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-gk-maps", "caption": "**Cliff 2 turns into waves of the sum and the difference.** Rotated eigenvectors 58 to 113 (rows) against the planes of each frequency, differences at the left and sums at the right, each in the order of {eq}`eq-gk-rotation`; bright is 1, the norm of the two cosines with cos and sin. Seed 10 at five epochs, and a random subspace with the same rotation. Compare Figure 5 of the paper."}, "image": {"alt": "Six heat maps. At epoch 0 and for the random subspace, dark everywhere. At 60 a faint diagonal, at 80 a clear one, at 100 and 500 a bright and clean diagonal."}}
 fig, axes = plt.subplots(1, 6, figsize=(8.4, 2.9), sharey=True)
 for ax, epoch in zip(axes, (0, 60, 80, 100, 500, None), strict=True):
-    Q = random_Q if epoch is None else cliff_2(runs["70%"][0], epoch)
+    Q = random_Q if epoch is None else cliff_2(runs["70%"][0], epoch)[0]
     plot_heatmap(ax, frequency_map(Q), xlabel="", ylabel="")
     ax.set_title("random" if epoch is None else f"epoch {epoch}")
     ax.axvline(13.5, color="white", lw=0.7)
@@ -746,7 +761,7 @@ plt.show()
 
 # %% tags=["hide-input"]
 run, look = runs["70%"][0], looks["70%"][0]
-frames = [spectrum(kernel_at(run, epoch)) for epoch in FINE]
+spectra = [eigenvalues(kernel_at(run, epoch)) for epoch in FINE]
 training_explorer(
     "gk-explorer",
     FINE,
@@ -754,8 +769,8 @@ training_explorer(
         "training pairs": run.history["train accuracy"][:201],
         "held-out pairs": run.history["test accuracy"][:201],
     },
-    spectra=torch.stack([v[:140] / v.sum() for v, _ in frames]),
-    maps=torch.stack([frequency_map(V[:, 57:113]) for _, V in frames]),
+    spectra=torch.stack([v[:140] / v.sum() for v in spectra]),
+    maps=torch.stack([frequency_map(cliff_2(run, e)[0]) for e in FINE]),
     captions=[
         f"training pairs right {look['train accuracy'][i]:.0%}, held-out pairs "
         f"right {look['test accuracy'][i]:.0%}; overlap with the sum modes "
@@ -783,7 +798,7 @@ training_explorer(
 def shared_blocks(run, epoch):
     """How many blocks the class pairs share in cliff 2, and how clearly."""
     W1, W2 = (run.checkpoints[epoch][name] for name in ("W1", "W2"))
-    Q = cliff_2(run, epoch)
+    Q, _ = cliff_2(run, epoch)
     pairs = quadratic_class_pairs(W1, W2, x, Q)
     c, d = torch.triu_indices(P, P, 1)
     return joint_blocks(pairs[c, d], min_gap=0)
@@ -1380,7 +1395,7 @@ for epoch in (60, 100, 500):
         for run in runs["70%"]:
             W = run.checkpoints[epoch]
             K = quadratic_ntk(W["W1"], W["W2"], x)[name]
-            V = spectrum(K)[1]
+            V = torch.linalg.eigh(K).eigenvectors.flip(1)
             places.append(
                 [
                     (V[:, a : a + 56].T @ F["sum"]).square().sum().item()
