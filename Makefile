@@ -28,6 +28,9 @@ book: setup ## run what is stale, build the book, say where it is
 test: setup ## all tests, all chapters, all checks of the book
 	@FORCE=$(FORCE) $(PY) book/_tools/once.py test -- $(MAKE) checks
 
+unit: setup ## the package's tests alone
+	@$(call threads,$(call share,$(TEST_WORKERS))) $(PY) -m pytest -n $(TEST_WORKERS) tests --ignore=tests/book
+
 run: setup ## execute every chapter anew
 	@$(PY) book/_tools/chapters.py run --all
 
@@ -120,5 +123,5 @@ build:
 	@.venv/bin/jupyter-book build . -n -W --keep-going -q
 	@$(PY) book/_tools/pages.py
 
-.PHONY: help book test run checkpoints trigger gemma portable bench serve lint architecture lock audit clean setup \
+.PHONY: help book test unit run checkpoints trigger gemma portable bench serve lint architecture lock audit clean setup \
     checks build

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
@@ -65,9 +67,41 @@ def test_the_workflow_runs_what_anybody_runs():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
+def classified(start):
+    return {c.removeprefix(start) for c in PROJECT["classifiers"] if c.startswith(start)}
+
+
+def test_the_package_is_tested_on_what_it_says_it_runs_on():
+    job = WORKFLOW["jobs"]["package"]
+    assert job["strategy"]["fail-fast"] is False
+    matrix = job["strategy"]["matrix"]
+    pythons = matrix["python"]
+    assert set(pythons) == classified("Programming Language :: Python :: ")
+    assert PROJECT["requires-python"] == f">={pythons[0]}"
+    assert matrix["os"] == ["ubuntu-24.04"]
+    ends = {
+        (python, os)
+        for python in (pythons[0], pythons[-1])
+        for os in ("ubuntu-24.04-arm", "macos-15")
+    }
+    assert {(more["python"], more["os"]) for more in matrix["include"]} == ends
+    assert classified("Operating System :: ") == {"POSIX :: Linux", "MacOS"}
+    assert job["runs-on"] == "${{ matrix.os }}"
+    (python,) = [s["with"] for s in job["steps"] if "setup-python" in s.get("uses", "")]
+    assert python["python-version"] == "${{ matrix.python }}"
+    assert job["steps"][-1]["run"] == "make unit PYTHON=python"
+    assert "unit" in TARGETS
+
+
+def test_the_lock_is_made_for_the_oldest_python():
+    source = (ROOT / "book" / "_tools" / "lock.py").read_text()
+    (oldest,) = re.findall(r'^OLDEST = "([\d.]+)"', source, re.MULTILINE)
+    assert PROJECT["requires-python"] == f">={oldest}"
+
+
 def test_the_workflow_may_do_no_more_than_it_must_with_tools_of_known_versions():
     assert WORKFLOW["permissions"] == {"contents": "read"}
-    assert "permissions" not in WORKFLOW["jobs"]["test"]
+    assert not any("permissions" in WORKFLOW["jobs"][job] for job in ("test", "package"))
     assert WORKFLOW["jobs"]["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
     for used in (step["uses"] for step in STEPS if "uses" in step):
         assert re.fullmatch(r"actions/[\w-]+@v\d+\.\d+\.\d+", used)
