@@ -37,7 +37,7 @@ COLOURS = {
     "language": ("#fbeadf", "#B04A00"),
     "testbeds": ("#e2f3ec", "#00694d"),
 }
-WIDTH, MARGIN, BOX, STEP, GAP, LETTER = 1060, 24, 34, 84, 18, 9.4
+WIDTH, MARGIN, BOX, STEP, GAP, LETTER = 1060, 24, 34, 84, 15, 9.4
 
 
 @dataclass(frozen=True)
