@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from .inputs import Inputs, blocks, fit, leaves, parse_bytes, require_finite, require_real, take
-from .jacobian import OUTPUTS, per_sample_rows, vectorised
+from .jacobian import OUTPUTS, per_sample_rows, vectorised, verify
 from .mode import own_mode
 from .problem import Params, Problem
 
@@ -174,11 +174,24 @@ class Graph:
     def record(cls, problem: Problem, live: dict[str, Tensor], block: Inputs) -> Graph:
         """The record of a model's outputs at a block of points."""
         at, points = partial(problem, live), range(len(leaves(block)[0]))
+        eye = torch.eye(problem.n_outputs, dtype=problem.dtype, device=problem.device)
+
+        def verified(forward: Callable[[], Tensor]) -> Graph:
+            """The record, if its products with two vectors at once are those of plain autograd."""
+            graph = cls.of(forward, live)
+
+            def mixed(mix: Tensor) -> dict[str, Tensor]:
+                u = torch.stack([mix, mix]).to(graph.outputs)
+                u = torch.nn.functional.pad(u, (0, graph.outputs.numel() - len(mix)))
+                sizes = [p.numel() for p in live.values()]
+                return dict(zip(live, graph.pull(u)[0].split(sizes), strict=True))
+
+            verify("graph", problem, block, eye, mixed)
+            return graph
+
         return vectorised(
-            lambda: cls.of(lambda: vmap(at)(block), live),
-            otherwise=lambda: cls.of(
-                lambda: torch.stack([at(take(block, i)) for i in points]), live
-            ),
+            lambda: verified(lambda: vmap(at)(block)),
+            otherwise=lambda: verified(lambda: torch.stack([at(take(block, i)) for i in points])),
         )
 
     @classmethod

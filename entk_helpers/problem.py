@@ -12,7 +12,7 @@ import difflib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
 
@@ -55,6 +55,8 @@ class Problem:
     device: torch.device
     activations: int
     """Numbers that one forward pass of one point makes, an upper estimate."""
+    verified: set[str] = field(default_factory=set)
+    """The ways of taking gradients that gave those of plain autograd."""
 
     @classmethod
     def check(cls, model: nn.Module, x: Inputs, params: Params = None, *, name: str = "x"):

@@ -23,7 +23,7 @@ from torch.func import vjp, vmap
 from torch.overrides import TorchFunctionMode
 
 from .inputs import Inputs, require_finite, take
-from .jacobian import OUTPUTS, matrices, per_sample_rows, vectorised
+from .jacobian import OUTPUTS, matrices, per_sample_rows, vectorised, verify
 from .operations import READERS, TRANSPOSES, Layout, Site
 from .problem import Problem
 
@@ -124,12 +124,27 @@ def gradients(
                 if site.name == name
             ]
             found[name] = _merge(uses)
+        verify(
+            "structure",
+            problem,
+            block,
+            rows,
+            lambda mix: {n: _mixed(g, mix) for n, g in found.items()},
+        )
         return found
 
     # Otherwise all are written out: a point may take a route that the plan's point did not.
     return vectorised(
         structured, otherwise=lambda: per_sample_rows(problem, problem.selected, block, rows)
     )
+
+
+def _mixed(gradient: Outer | Tensor, mix: Tensor) -> Tensor:
+    """A combination of the rows of the first point's gradients, (P,)."""
+    if isinstance(gradient, Tensor):
+        return mix @ gradient[0]
+    one = torch.einsum("r,rgto->gto", mix, gradient.B[0])
+    return Outer(gradient.A[:1], one[None, None], gradient.layout).dense().flatten()
 
 
 def _merge(uses: list[Outer]) -> Outer | Tensor:

@@ -1,5 +1,6 @@
 """Which parameters a name means, and which points go together."""
 
+import importlib
 import inspect
 from collections import UserDict
 from functools import partial
@@ -13,6 +14,8 @@ from zoo import AWKWARD, build, plain_jacobian
 
 from entk_helpers import NTKOperator, empirical_ntk, jacobian, linearised, problem
 from entk_helpers.problem import Problem, select
+
+jacobians = importlib.import_module("entk_helpers.jacobian")  # hidden by the function
 
 
 def test_unknown_names_bring_the_closest():
@@ -190,3 +193,69 @@ def test_whole_numbers_have_no_derivative_and_precisions_may_differ():
 def test_modules_that_autograd_treats_otherwise_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         jacobian(make(), torch.zeros(4, 5))
+
+
+class Prototypes(nn.Module):
+    """Distances to prototypes, whose batched gradients torch gets wrong."""
+
+    def __init__(self):
+        super().__init__()
+        self.map, self.read = nn.Linear(5, 4), nn.Linear(3, 2)
+        self.prototypes = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x):
+        return self.read(torch.exp(-torch.cdist(self.map(x), self.prototypes)))
+
+
+class Unbatched(torch.autograd.Function):
+    """A backward pass that vmap cannot follow, of which there is a derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * x.cos() * (1 if g.abs().sum().item() >= 0 else 2)
+
+
+class Sine(nn.Linear):
+    def forward(self, x):
+        return Unbatched.apply(super().forward(x))
+
+
+@pytest.mark.filterwarnings("ignore:torch.func.vmap cannot follow")
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("make", [Prototypes, lambda: Sine(5, 2)])
+def test_gradients_that_torch_batches_wrongly_or_not_at_all_are_those_of_plain_autograd(make):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = make().double(), torch.randn(4, 5, dtype=torch.float64)
+    J = torch.cat([*plain_jacobian(model, x).values()], dim=2)
+    close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
+    close(jacobian(model, x), J)
+    close(empirical_ntk(model, x, reduce="full"), torch.einsum("ncp,mdp->nmcd", J, J))
+    J, u = J.flatten(0, 1), torch.randn(8, 2, dtype=torch.float64)
+    K = NTKOperator(model, x)
+    close(K @ u, J @ (J.T @ u))
+    close(K @ u[:, 0], J @ (J.T @ u[:, 0]))
+    close(K.jvp(J.T @ u), J @ (J.T @ u))
+
+
+def test_gradients_are_compared_with_plain_autograd_once(monkeypatch):
+    model, x = build("raw parameters", n=9)
+    calls = []
+    one_by_one = jacobians._one_by_one
+    monkeypatch.setattr(
+        jacobians, "_one_by_one", lambda *args: calls.append(1) or one_by_one(*args)
+    )
+    K = NTKOperator(model, x, memory="8KB")
+    assert K._kept is None
+    K @ torch.ones(27)
+    assert len(calls) == 1
+    jacobian(model, x, memory="8KB")
+    assert len(calls) == 2
+    empirical_ntk(model, x, memory="40KB")
+    assert len(calls) == 3
