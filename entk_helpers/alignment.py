@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .inputs import real, require_finite, require_floats, require_real, whole
-from .mode import full_precision, own_defaults
+from .mode import constant, full_precision, own_defaults
 
 
 @full_precision()
@@ -49,7 +49,7 @@ def _span(F: Tensor, name: str, rtol: float = 1e-6) -> Tensor:
     return U[:, s > rtol * s[0]]
 
 
-@full_precision()
+@constant()
 def subspace_overlap(Q: Float[Tensor, "N q"], F: Float[Tensor, "N m"]) -> float:
     """Return ||Q^T F||_F^2 of the two column spans, from 0 to min(q, m).
 
@@ -163,7 +163,7 @@ def block_energy(vectors: Float[Tensor, "NC k"], n_classes: int) -> Float[Tensor
     return energy.sum(0).T
 
 
-@full_precision()
+@constant()
 def kernel_alignment(
     K: Float[Tensor, "N N"], K2: Float[Tensor, "N N"], *, centred: bool = True
 ) -> float:
@@ -188,7 +188,7 @@ def kernel_alignment(
     return float((K * K2).sum() / (K.norm() * K2.norm()))
 
 
-@full_precision()
+@constant()
 def kernel_target_alignment(
     K: Float[Tensor, "N N"], targets: Float[Tensor, "N C"], *, centred: bool = True
 ) -> float:
@@ -216,7 +216,7 @@ def kernel_target_alignment(
     return kernel_alignment(K, targets @ targets.T, centred=centred)
 
 
-@full_precision()
+@constant()
 def kernel_drift(K: Tensor, K0: Tensor) -> float:
     """Return ||K - K0||_F / ||K0||_F: how far a kernel of any shape has moved from K0.
 

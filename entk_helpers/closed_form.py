@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .inputs import require_finite, require_floats, require_real
-from .mode import full_precision
+from .mode import constant
 
 
 @torch.no_grad()
-@full_precision()
+@constant()
 def quadratic_ntk(
     W1: Float[Tensor, "H D"], W2: Float[Tensor, "C _"], x: Float[Tensor, "N _"]
 ) -> dict[str, Float[Tensor, "N N"]]:
@@ -42,7 +42,7 @@ def quadratic_ntk(
 
 
 @torch.no_grad()
-@full_precision()
+@constant()
 def quadratic_class_pairs(
     W1: Float[Tensor, "H D"],
     W2: Float[Tensor, "C _"],

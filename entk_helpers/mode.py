@@ -20,23 +20,38 @@ def full_precision() -> Iterator[None]:
 
 
 @contextmanager
-def own_mode() -> Iterator[None]:
-    """Gradients on; inference mode and autocast off. As a decorator, for a whole function.
+def constant() -> Iterator[None]:
+    """Autocast off, for results that come out without a graph.
 
     Raises ValueError inside a transform of torch.func, whose derivative of the result would be zero.
-
-    Examples:
-        >>> with torch.inference_mode(), own_mode():
-        ...     print(torch.is_inference_mode_enabled(), torch.is_grad_enabled())
-        False True
     """
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise ValueError(
             "called inside a transform of torch.func (vmap, grad, jvp, jacrev, ...): what comes out "
             "follows from copies of its inputs, so that it has no derivative; call it outside"
         )
-    with torch.inference_mode(False), torch.enable_grad(), full_precision():
+    with full_precision():
         yield
+
+
+@contextmanager
+def own_mode() -> Iterator[None]:
+    """Gradients on; inference mode, autocast and the search for anomalies off, as it cannot be batched.
+
+    As a decorator, for a whole function. Raises ValueError as `constant` does.
+
+    Examples:
+        >>> with torch.inference_mode(), own_mode():
+        ...     print(torch.is_inference_mode_enabled(), torch.is_grad_enabled())
+        False True
+    """
+    anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    with constant(), torch.inference_mode(False), torch.enable_grad():
+        torch.set_anomaly_enabled(False)
+        try:
+            yield
+        finally:
+            torch.set_anomaly_enabled(*anomalies)
 
 
 @contextmanager

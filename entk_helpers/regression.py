@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from .inputs import Inputs, real, require_finite, require_real
 from .kernel import flatten_kernel
-from .mode import own_defaults, own_mode
+from .mode import constant, own_defaults, own_mode
 from .operator import NTKOperator
 from .problem import Params, Problem
 
 
+@constant()
 def kernel_regression(
     K: Tensor,
     targets: Float[Tensor, "N C"],

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .inputs import blocks, real, require_finite, require_floats, require_real, whole
-from .mode import full_precision
+from .mode import constant
 from .progress import progress_bar
 from .storage import read_tensors, write_tensors
 
@@ -77,7 +77,7 @@ class SymmetricOperator(Protocol):
     def __matmul__(self, v: Tensor) -> Tensor: ...
 
 
-@full_precision()
+@constant()
 def eigenpairs(K: Float[Tensor, "n n"], k: int | None = None) -> Eigenpairs:
     """Return the k largest (default: all) eigenpairs of a symmetric matrix.
 
@@ -111,7 +111,7 @@ def eigenpairs(K: Float[Tensor, "n n"], k: int | None = None) -> Eigenpairs:
     return Eigenpairs(*(require_finite(t, "the eigenpairs of K") for t in found))
 
 
-@full_precision()
+@constant()
 def gram_eigenpairs(J: Float[Tensor, "... P"], k: int | None = None) -> Eigenpairs:
     """Return the k largest eigenpairs of J J^T, through the smaller side of J.
 
@@ -175,7 +175,7 @@ def _largest(A: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values.flip(0), vectors.flip(1)
 
 
-@full_precision()
+@constant()
 def top_eigenpairs(
     operator: SymmetricOperator,
     k: int,
@@ -245,6 +245,7 @@ def top_eigenpairs(
         return pairs
 
 
+@constant()
 def cliffs(
     values: Float[Tensor, " n"], *, alpha: float = 0.05, window: int = 10, min_ratio: float = 1.1
 ) -> list[Cliff]:

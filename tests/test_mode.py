@@ -11,6 +11,7 @@ from zoo import build, plain_jacobian
 from entk_helpers import (
     NTKOperator,
     alignment,
+    cliffs,
     eigenpairs,
     empirical_ntk,
     flatten_kernel,
@@ -19,10 +20,13 @@ from entk_helpers import (
     graph_rotation,
     jacobian,
     kernel_alignment,
+    kernel_drift,
     kernel_logistic_regression,
     kernel_regression,
+    kernel_target_alignment,
     linearised,
     match,
+    quadratic_class_pairs,
     quadratic_ntk,
     subspace_overlap,
     top_eigenpairs,
@@ -47,6 +51,7 @@ MODES = {
     "float64": lambda: default_dtype(torch.float64),
     "bfloat16": lambda: default_dtype(torch.bfloat16),
     "meta": lambda: torch.device("meta"),
+    "anomalies": lambda: torch.autograd.set_detect_anomaly(True),
 }
 every_mode = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 
@@ -186,6 +191,30 @@ def test_arrays_are_worked_on_alike_in_every_mode(compute, mode):
         found = compute()
     assert found.device == wanted.device
     assert_close(found.to(wanted.dtype), wanted, rtol=1e-4, atol=1e-5)
+
+
+CONSTANTS = {
+    "eigenpairs": (lambda K: eigenpairs(K, 3).values, K),
+    "gram_eigenpairs": (lambda J: gram_eigenpairs(J, 3).values, A[:, :5]),
+    "top_eigenpairs": (lambda K: top_eigenpairs(K, 2).values, K),
+    "cliffs": (lambda values: values.sum() * len(cliffs(values)), K.diag().sort(descending=True)[0]),
+    "kernel_regression": (lambda targets: kernel_regression(K, targets), A),
+    "gradient_flow": (lambda K: gradient_flow(K, A, [0.1]), K),
+    "subspace_overlap": (lambda F: scalar(subspace_overlap(Q, F)), G),
+    "kernel_alignment": (lambda K: scalar(kernel_alignment(K, A)), K),
+    "kernel_target_alignment": (lambda K: scalar(kernel_target_alignment(K, A)), K),
+    "kernel_drift": (lambda K0: scalar(kernel_drift(K, K0)), K),
+    "quadratic_ntk": (lambda W1: quadratic_ntk(W1, A[:4, :6], A[:5, :8])["W1"], A[:6, :8]),
+    "quadratic_class_pairs": (
+        lambda W1: quadratic_class_pairs(W1, A[:4, :6], A[:5, :8], Q[:5]), A[:6, :8]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_a_derivative_of_what_has_no_graph_is_refused_since_it_would_be_zero(name):
+    compute, at = CONSTANTS[name]
+    with pytest.raises(ValueError, match=r"inside a transform of torch.func .* call it outside"):
+        torch.func.grad(lambda value: compute(value).sum())(at)
 
 
 # ---------------------------------------------------------------------------- test beds
