@@ -55,8 +55,9 @@ def require_dense(value: object, what: str) -> None:
     """Raise TypeError for anything but a torch tensor that has all its numbers in memory."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{what} must be a torch tensor, not {type(value).__name__}")
-    if value.is_meta or value.layout is not torch.strided:
+    if value.is_meta or value.is_nested or value.layout is not torch.strided:
         where = "on the meta device" if value.is_meta else f"of layout {value.layout}"
+        where = "that is nested" if value.is_nested else where
         raise TypeError(f"{what} must be a dense tensor with numbers in it, not one {where}")
 
 

@@ -21,19 +21,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .inputs import Inputs, each, leaves, require_finite, require_real, take
+from .inputs import Inputs, each, leaves, require_dense, require_finite, require_real, take
 
 Params = str | Sequence[str] | None
 
 _UNSEEN = "model's forward runs under torch.no_grad, torch.inference_mode or the like"
+_SHARDED = (
+    "is sharded over processes; load its full state dict "
+    "(torch.distributed.checkpoint.state_dict) into a plain copy of the model"
+)
 _REMEDIES = {
     "ndarray": "; pass torch.as_tensor({0})",
     "list": "; pass torch.as_tensor({0}), or a tuple for several arguments",
-    "BatchEncoding": "; pass dict({0})",
 }
 
 
@@ -65,6 +69,11 @@ class Problem:
         n_points = _count_points(x, name)
         x = each(x, Tensor.detach)
         _refuse_modules(model)
+        for key, p in model.named_parameters():
+            if is_lazy(p):
+                raise ValueError(f"parameter {key!r} has no shape yet; call the model once before")
+            if hasattr(p, "full_tensor"):
+                raise ValueError(f"parameter {key!r} {_SHARDED}")
         # Cloned, so that a model that writes to its buffers or parameters leaves them as they were.
         tensors = {key: p.detach().clone() for key, p in model.named_parameters()}
         if not tensors:
@@ -230,9 +239,12 @@ def _kept_activations() -> Iterator[None]:
     def run(function: Callable, preserve_rng_state: bool, *args: object) -> object:
         return function(*args)
 
+    def around(*args: object, **kwargs: object) -> Iterator[None]:
+        yield
+
     instead = {
         "CheckpointFunction": SimpleNamespace(apply=run),
-        "_checkpoint_without_reentrant_generator": lambda *args, **kwargs: iter([None]),
+        "_checkpoint_without_reentrant_generator": around,
     }
     before = {name: getattr(checkpoint, name) for name in instead if hasattr(checkpoint, name)}
     try:
@@ -246,11 +258,19 @@ def _kept_activations() -> Iterator[None]:
 
 def _count_points(x: Inputs, name: str) -> int:
     tensors = leaves(x) if isinstance(x, Tensor | tuple | dict) else []
-    if not tensors or not all(isinstance(t, Tensor) and t.dim() > 0 for t in tensors):
-        other = type(x) if not isinstance(x, tuple | dict) else type(leaves(x)[0]) if x else type(x)
+    if isinstance(x, dict) and not all(isinstance(key, str) for key in x):
+        raise ValueError(f"{name} has the keys {list(x)}; they must name arguments of the model")
+    odd = [t for t in tensors if not isinstance(t, Tensor)]
+    for t in tensors:
+        if isinstance(t, Tensor):
+            require_dense(t, name)
+    if not tensors or odd or not all(t.dim() > 0 for t in tensors):
+        other = type(odd[0] if odd else x)
+        mapping = "; pass dict({0})" if isinstance(x, Mapping) and not isinstance(x, dict) else ""
+        remedy = _REMEDIES.get(other.__name__, mapping)
         raise ValueError(
             f"{name} must be a tensor with a first dimension of points, or a tuple or dict of such "
-            f"tensors; got {other.__name__}" + _REMEDIES.get(other.__name__, "").format(name)
+            f"tensors; got {other.__name__}" + remedy.format(name)
         )
     sizes = {len(t) for t in tensors}
     if len(sizes) > 1:
@@ -278,6 +298,13 @@ def _refuse_modules(model: nn.Module) -> None:
             raise ValueError(
                 f"model has {where} with scale_grad_by_freq=True, whose gradients are "
                 "no derivatives; set it to False"
+            )
+        if kind == "FullyShardedDataParallel":
+            raise ValueError(f"model has {where}, which {_SHARDED}")
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise ValueError(
+                f"model has {where} with a backward hook, which may make gradients that are no "
+                "derivatives; remove it (handle.remove())"
             )
         if getattr(module, "sparse", False) is True:
             raise ValueError(f"model has {where} with sparse=True; set it to False")
@@ -315,6 +342,11 @@ def _differentiably(model: nn.Module, tensors: Mapping[str, Tensor], x: Inputs) 
     except RuntimeError as error:
         if "nference tensor" in str(error):
             raise ValueError(f"{_UNSEEN}, in part; take that out") from error
+        if "requires_grad" in str(error):
+            raise ValueError(
+                "model changes requires_grad of a parameter in forward; do that outside of it, or "
+                "choose parameters through `params` (frozen ones count)"
+            ) from error
         raise
 
 
@@ -331,7 +363,7 @@ def _check_outputs(together, alone: list, again, coarsest: float) -> None:
         raise ValueError(f"model(x) must give real numbers, not {together.dtype}")
     require_finite(together, "model(x)")
     eps = max(coarsest, torch.finfo(together.dtype).eps)  # a part may be in another precision
-    tolerance = 1e3 * eps * (1 + together.abs().max())
+    tolerance = min(1e3 * eps, 0.05) * (1 + together.abs().max())
     if (together - again).abs().max() > tolerance:
         raise ValueError(
             "two calls of the model on the same points differ: it is random (dropout in train "

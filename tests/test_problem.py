@@ -106,7 +106,9 @@ def test_checkpointing_is_as_before_afterwards():
         ((np.ones(4),), r"got ndarray; pass torch.as_tensor\(x\)"),
         ({"x": [1.0]}, r"got list; pass torch.as_tensor\(x\)"),
         ((), "got tuple"),
-        (UserDict(x=torch.ones(4, 5)), "got UserDict"),
+        (UserDict(x=torch.ones(4, 5)), r"got UserDict; pass dict\(x\)"),
+        ((torch.ones(4, 5), None), "got NoneType"),
+        ({0: torch.ones(4, 5)}, r"x has the keys \[0\]; they must name arguments"),
     ],
 )
 def test_points_of_other_libraries_are_named_with_what_would_work(monkeypatch, x, message):
@@ -179,6 +181,21 @@ def test_whole_numbers_have_no_derivative_and_precisions_may_differ():
     torch.testing.assert_close(found, J.flatten(2), rtol=1e-5, atol=1e-6)
 
 
+def hooked(register):
+    model = nn.Linear(5, 3)
+    getattr(model, register)(lambda module, *grads: tuple(2 * g for g in grads[-1]))
+    return model
+
+
+class FreezesItself(nn.Linear):
+    def __init__(self):
+        super().__init__(5, 3)
+
+    def forward(self, x):
+        self.weight.requires_grad_(False)
+        return super().forward(x)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("make", "message"),
@@ -188,6 +205,10 @@ def test_whole_numbers_have_no_derivative_and_precisions_may_differ():
             "parameters cannot be replaced; give the module",
         ),
         (lambda: nn.Sequential(nn.Embedding(4, 3, sparse=True)), "sparse=True; set it to False"),
+        (lambda: nn.LazyLinear(3), "parameter 'weight' has no shape yet; call the model once"),
+        (lambda: hooked("register_full_backward_hook"), "Linear at '' with a backward hook"),
+        (lambda: hooked("register_full_backward_pre_hook"), "Linear at '' with a backward hook"),
+        (FreezesItself, "model changes requires_grad of a parameter in forward"),
     ],
 )
 def test_modules_that_autograd_treats_otherwise_are_refused(make, message):
@@ -259,3 +280,68 @@ def test_gradients_are_compared_with_plain_autograd_once(monkeypatch):
     assert len(calls) == 2
     empirical_ntk(model, x, memory="40KB")
     assert len(calls) == 3
+
+
+@pytest.fixture
+def process_group():
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_sharded_parameters_are_refused(process_group):
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    model = torch.distributed.fsdp.fully_shard(nn.Linear(5, 3), mesh=mesh)
+    with pytest.raises(ValueError, match="parameter 'weight' is sharded over processes; load its"):
+        jacobian(model, torch.ones(4, 5))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_points_of_several_lengths_in_one_tensor_are_refused():
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    with pytest.raises(TypeError, match=r"x must be a dense tensor .* not one that is nested"):
+        inspect.unwrap(problem._count_points)(nested, "x")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_hides_neither_chance_nor_other_points(dtype):
+    class Centred(nn.Linear):
+        def forward(self, x):
+            return super().forward(x - x.mean(0))
+
+    class Random(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 99 * torch.rand(3).to(x)
+
+    class InPart(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(5, 5).to(dtype), Centred(5, 3)
+
+        def forward(self, x):
+            return self.second(self.first(x.to(dtype)).float())
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        x = 3 * torch.randn(4, 5)
+        for model, points in ((Centred(5, 3).to(dtype), x.to(dtype)), (InPart(), x)):
+            with pytest.raises(ValueError, match="depend on the other points of its batch"):
+                jacobian(model, points)
+        with pytest.raises(ValueError, match=r"two calls of the model .* differ"):
+            jacobian(Random(5, 3).to(dtype), x.to(dtype))
+
+
+@pytest.mark.filterwarnings("ignore:torch.func.vmap cannot follow")
+def test_checkpoints_that_vmap_cannot_follow_are_differentiated():
+    class Branches(nn.Linear):
+        def forward(self, x):
+            branch = lambda x: super(Branches, self).forward(x) * (1 if x.sum().item() < 99 else 2)  # noqa: E731
+            return checkpoint.checkpoint(branch, x, use_reentrant=False)
+
+    model, x = Branches(5, 3).double(), torch.ones(4, 5, dtype=torch.float64)
+    linear = nn.Linear(5, 3).double()
+    expected = torch.cat([*plain_jacobian(linear, x).values()], dim=2)
+    torch.testing.assert_close(jacobian(model, x), expected)
+    torch.testing.assert_close(NTKOperator(model, x).vjp(torch.ones(12)), expected.sum((0, 1)))
