@@ -237,9 +237,11 @@ def _kept_activations() -> Iterator[None]:
     """Let torch.utils.checkpoint do nothing: what it runs a second time has other parameters."""
 
     def run(function: Callable, preserve_rng_state: bool, *args: object) -> object:
+        """What `CheckpointFunction.apply` gives."""
         return function(*args)
 
     def around(*args: object, **kwargs: object) -> Iterator[None]:
+        """A generator that is started and, where the function raises, thrown at."""
         yield
 
     instead = {

@@ -4,7 +4,7 @@
 
 Watches `pytest.approx` and the `allclose` of torch and numpy. A comparison that holds uses
 |a - b| / tolerance, at most 1; one that fails, where a test wants two things to differ, has more
-than 1. Each process writes what it saw to a file in the folder: place -> [uses].
+than 1. Each process writes what it saw to a file in the folder: line and test -> [uses].
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def _note(used: float) -> None:
         frame = frame.f_back
     if frame:
         name = Path(frame.f_code.co_filename).relative_to(HERE.parent)
-        _seen[f"{name}:{frame.f_lineno} {frame.f_code.co_name}"].append(used)
+        test = os.environ["PYTEST_CURRENT_TEST"].rpartition("::")[2].rpartition(" (")[0]
+        _seen[f"{name}:{frame.f_lineno} {test}"].append(used)
 
 
 def used(a: object, b: object, rtol: float, atol: float) -> float:

@@ -92,7 +92,7 @@ def run(name: str, kind: str, arguments: list[str]) -> list[str]:
 
 
 def uses(name: str) -> dict[str, list[float]]:
-    """Place -> how much of its tolerance each comparison used, in the order of the processes."""
+    """Line and test -> how much of its tolerance each comparison used, in order."""
     seen: dict[str, list[float]] = defaultdict(list)
     for file in sorted((folder(name) / "room").glob("*.json")):
         for place, values in json.loads(file.read_text()).items():
@@ -115,14 +115,21 @@ def room(used: list[float]) -> float:
 
 
 def tests_table(names: list[str]) -> Iterator[tuple[float, str, list[float]]]:
-    """(room, place, the largest use under each arithmetic); of many at one place, the least room."""
+    """(room, place, use under each arithmetic) of the comparison at each place that has least room.
+
+    None where an arithmetic made another number of comparisons.
+    """
     seen = {name: uses(name) for name in names}
-    for place in sorted(set().union(*seen.values())):
-        columns = [sorted(seen[name].get(place, [])) for name in names]
-        if len({len(column) for column in columns}) == 1:
-            rows = list(zip(*columns, strict=True))
-            least = min(rows, key=room)
-            yield room(list(least)), place, list(least)
+    tightest: dict[str, tuple[float, list[float]]] = {}
+    for test in sorted(set().union(*seen.values())):
+        place = test.partition("[")[0]  # a test's cases share it
+        columns = [seen[name].get(test, []) for name in names]
+        same = len({len(column) for column in columns}) == 1
+        rows = [list(row) for row in zip(*columns, strict=True)] if same else [[]]
+        found = [(room(row) if row else 0.0, row) for row in rows]
+        tightest[place] = min([tightest.get(place, found[0]), *found])
+    for place, (least, row) in tightest.items():
+        yield least, place, row
 
 
 def numbers_moved(names: list[str]) -> Iterator[tuple[float, str]]:

@@ -143,11 +143,19 @@ def keep(folder, kind, content):
 def test_the_table_has_the_tightest_comparison_of_each_place(out):
     for name, wide, tight in (("as it is", 0.1, 0.5), ("AVX2", 0.1, 0.6)):
         folder = out / name.replace(" ", "_") / "room"
-        keep(folder, "1.json", {"a.py:1 test_a": [tight], "a.py:2 test_b": [0.0]})
-        keep(folder, "2.json", {"a.py:1 test_a": [wide]})
+        keep(folder, "1.json", {"a.py:1 test_a[x]": [tight], "a.py:2 test_b": [0.0]})
+        keep(folder, "2.json", {"a.py:1 test_a[y]": [wide]})
     (a, place, uses), (b, _, _) = portable.tests_table(["as it is", "AVX2"])
     assert (place, uses, b) == ("a.py:1 test_a", [0.5, 0.6], math.inf)
     assert a == pytest.approx(0.45 / 0.05)
+
+
+@pytest.mark.parametrize("uses", [[0.2], [0.2, 0.2, 0.2]])
+def test_another_number_of_comparisons_has_no_room(out, uses):
+    for name, values in (("as it is", [0.2, 0.2]), ("AVX2", uses)):
+        cases = {"a.py:1 test_a[x]": values, "a.py:1 test_a[y]": [0.1]}
+        keep(out / name.replace(" ", "_") / "room", "1.json", cases)
+    assert list(portable.tests_table(["as it is", "AVX2"])) == [(0.0, "a.py:1 test_a", [])]
 
 
 def test_numbers_of_claims_are_compared_with_their_spread(out):
